@@ -1,0 +1,166 @@
+"""Serve a checkpoint with vLLM while a command runs, and stop the server whatever happens.
+
+    python data_pipeline/serve_policy.py --model policy_checkpoint --port 8000 -- \\
+        python data_pipeline/run_data_pipeline.py ... --policy_endpoint http://127.0.0.1:8000/v1 --model policy
+
+Everything after `--` is the command; it starts once the server is healthy, and its exit code is this script's.
+Unknown flags before `--` go to vLLM. On several GPUs the server runs one replica per GPU unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from mm_prm import cli
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies, so that even SIGKILL of it leaves nothing running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def gpu_count() -> int:
+    """Number of NVIDIA GPUs, 0 without a driver."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return 0
+    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
+
+
+def server_command(model: str, name: str, port: int, extra: Sequence[str]) -> list[str]:
+    """The vLLM command line. The module form is used because the CPU build's `vllm` command does not start."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]
+    gpus = gpu_count()
+    if gpus == 0:
+        # Compiling costs minutes on a CPU. A partial prefill rewinds the generator of a request that brings its own
+        # seed, which vLLM 0.32 cannot do on a CPU ("CPU Generator does not use offset") and the engine dies.
+        command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    elif gpus > 1 and not any(flag.startswith(("--data-parallel-size", "--tensor-parallel-size")) for flag in extra):
+        command += ["--data-parallel-size", str(gpus)]
+    return [*command, *extra]
+
+
+def check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise cli.BadInput(f"port {port} is in use; choose another with --port (PORT=... for the scripts)") from None
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    return "\n  ".join(["", *path.read_text(errors="replace").splitlines()[-lines:]])
+
+
+def wait_until_healthy(server: subprocess.Popen, port: int, log: Path, timeout: float) -> None:
+    """Poll /health. Raises Fault with the end of the server's log when it dies or takes too long."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise cli.Fault(f"the policy server died (exit code {server.returncode}); end of {log}:{log_tail(log)}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise cli.Fault(f"the policy server was not healthy after {timeout:g} s; end of {log}:{log_tail(log)}")
+
+
+def stop(process: subprocess.Popen, patience: float = 20) -> None:
+    """SIGTERM to the process, then SIGKILL to whatever is left of its group."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def start(command: list[str], log: Path | None) -> subprocess.Popen:
+    """Start a process in a group of its own; with a log, both its outputs go there."""
+    env = os.environ.copy()
+    env.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    env.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if log is None:
+        return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=die_with_parent)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, env=env, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent
+        )
+
+
+def serve_while(command: list[str], server_cmd: list[str], port: int, log: Path, timeout: float) -> int:
+    """Run `command` beside the server; returns its exit code, 1 when the server died first."""
+    check_port(port)
+    processes: list[subprocess.Popen] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        server = start(server_cmd, log)
+        processes.append(server)
+        print(f"waiting for the policy server on port {port} (log: {log})", flush=True)
+        started = time.monotonic()
+        wait_until_healthy(server, port, log, timeout)
+        print(f"the policy server is healthy after {time.monotonic() - started:.0f} s", flush=True)
+        child = start(command, None)
+        processes.append(child)
+        while child.poll() is None:
+            if server.poll() is not None:
+                raise cli.Fault(f"the policy server died (exit code {server.returncode}); end of {log}:{log_tail(log)}")
+            time.sleep(0.2)
+        return child.returncode
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # stopping must not itself be interrupted
+        for process in reversed(processes):
+            stop(process)
+
+
+def main() -> None:
+    own = sys.argv[1:]
+    command = own[own.index("--") + 1 :] if "--" in own else []
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--model", required=True, help="checkpoint folder to serve")
+    parser.add_argument("--name", default="policy", help="name under which it is served")
+    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1")
+    parser.add_argument("--log", type=Path, default=Path("policy_server.log"), help="the server's output goes here")
+    parser.add_argument("--startup_timeout", type=float, default=1800, help="seconds until the server must be healthy")
+    args, extra = parser.parse_known_args(own[: own.index("--")] if "--" in own else own)
+    if not command:
+        parser.error("no command given after --")
+    if not (Path(args.model) / "config.json").is_file():
+        raise cli.BadInput(f"--model {args.model}: no checkpoint there (config.json is missing)")
+    die_with_parent()
+    server = server_command(args.model, args.name, args.port, extra)
+    code = serve_while(command, server, args.port, args.log, args.startup_timeout)
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,60 @@
+"""Every flag of the fine-tune script; transformers' own TrainingArguments come with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(metadata={"help": "native InternVL checkpoint to start from"})
+    freeze_llm: bool = field(default=False, metadata={"help": "do not train the language model"})
+    freeze_mlp: bool = field(default=False, metadata={"help": "do not train the projector"})
+    freeze_backbone: bool = field(default=False, metadata={"help": "do not train the vision tower"})
+    use_llm_lora: int = field(default=0, metadata={"help": "rank of LoRA adapters in the language model; 0: full weights"})
+    drop_path_rate: float = field(default=0.0, metadata={"help": "stochastic depth in the vision tower while training"})
+    grad_checkpoint: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
+
+
+@dataclass
+class DataArguments:
+    meta_path: str = field(metadata={"help": "dataset JSON: {name: {root, annotation, repeat_time, length, ...}}"})
+    objective: str = field(
+        default="prm", metadata={"help": "prm: soft labels at <prm>; sft: the reply's tokens", "choices": ["prm", "sft"]}
+    )
+    conv_style: str = field(
+        default="internvl2_5", metadata={"help": "conversation format", "choices": ["internvl2_5"]}
+    )
+    force_image_size: int | None = field(
+        default=None, metadata={"help": "side of a tile in pixels, checked against the checkpoint; default: its own"}
+    )
+    dynamic_image_size: bool | None = field(
+        default=None, metadata={"help": "cut images into tiles by their aspect ratio; default: as the checkpoint does"}
+    )
+    max_dynamic_patch: int | None = field(
+        default=None, metadata={"help": "largest number of tiles of one image; default: the checkpoint's"}
+    )
+    use_thumbnail: bool | None = field(
+        default=None, metadata={"help": "add the whole image as one more tile; default: as the checkpoint does"}
+    )
+    max_seq_length: int = field(default=8192, metadata={"help": "longest sequence in tokens; what lies beyond is dropped"})
+
+
+@dataclass
+class FinetuneArguments(TrainingArguments):
+    """TrainingArguments whose defaults are those of the released PRM script (docs/fidelity.md)."""
+
+    learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "passes over the data"})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW weight decay"})
+    warmup_ratio: float = field(default=0.03, metadata={"help": "share of all steps in which the rate rises"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "shape of the rate after the warm-up"})
+
+    def __post_init__(self) -> None:
+        if not self.warmup_steps:
+            self.warmup_steps = self.warmup_ratio  # transformers reads a warmup_steps below 1 as a share
+        self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or self.deepspeed)
+        super().__post_init__()

@@ -1,0 +1,133 @@
+"""Turn a native InternVL checkpoint and a dataset JSON into a PRM (--objective prm) or a policy (--objective sft).
+
+    torchrun --nproc_per_node 8 internvl_chat/internvl/train/internvl_chat_finetune.py \\
+        --model_name_or_path policy --meta_path internvl_chat/shell/data/prm.json --output_dir work_dirs/prm \\
+        --deepspeed internvl_chat/zero_stage1_config.json --bf16 True
+
+The launch scripts under internvl_chat/shell set everything else. The finished checkpoint lies in --output_dir;
+train_results.json is written last. An interrupted run goes on from its last checkpoint-N.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
+from internvl.train.dataset import Collator, RowDataset, read_rows
+from internvl.train.trainer import FinetuneTrainer
+from mm_prm import cli
+from mm_prm.prm_model import load_model, load_processor, yes_no_ids
+
+
+def configure_images(processor: Any, data: DataArguments, tile_size: int) -> None:
+    """Let the flags override how the checkpoint cuts images; the result is saved with the trained model."""
+    images = processor.image_processor
+    if data.force_image_size not in (None, tile_size):
+        raise cli.BadInput(f"--force_image_size {data.force_image_size}: the vision tower takes {tile_size} pixels")
+    for flag, attribute in (
+        (data.dynamic_image_size, "crop_to_patches"),
+        (data.max_dynamic_patch, "max_patches"),
+        (data.use_thumbnail, "use_thumbnail"),
+    ):
+        if flag is not None:
+            setattr(images, attribute, flag)
+
+
+def add_drop_path(vision_tower: nn.Module, rate: float) -> None:
+    """Stochastic depth: layer i of n drops each of its two residual branches with probability rate * i / (n - 1).
+
+    The native tower has none; its per-branch dropout modules are the place where a branch ends.
+    """
+    from timm.layers import DropPath
+
+    layers = vision_tower.encoder.layer
+    for index, layer in enumerate(layers):
+        layer.dropout = nn.Sequential(layer.dropout, DropPath(rate * index / max(len(layers) - 1, 1)))
+
+
+def prepare_model(model: Any, args: ModelArguments) -> Any:
+    """Freeze, add drop path and adapters as the flags say. Returns the model to train."""
+    parts = model.model
+    for freeze, part in (
+        (args.freeze_backbone, parts.vision_tower),
+        (args.freeze_mlp, parts.multi_modal_projector),
+        (args.freeze_llm, parts.language_model),
+        (args.freeze_llm, model.lm_head),
+    ):
+        if freeze:
+            part.requires_grad_(False)
+    # Stochastic depth inside a tower that is not trained is only noise (as released; docs/fidelity.md).
+    if args.drop_path_rate and not args.freeze_backbone:
+        add_drop_path(parts.vision_tower, args.drop_path_rate)
+    if args.use_llm_lora:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            r=args.use_llm_lora,
+            lora_alpha=2 * args.use_llm_lora,
+            lora_dropout=0.05,
+            target_modules=r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
+            modules_to_save=None if args.freeze_mlp else ["multi_modal_projector"],
+        )
+        model = get_peft_model(model, lora)
+        model.enable_input_require_grads()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise cli.BadInput("--freeze_llm, --freeze_mlp and --freeze_backbone leave nothing to train")
+    return model
+
+
+def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments) -> None:
+    """Write the finished checkpoint (adapters merged, in the training precision) beside its processor."""
+    if not args.should_save:
+        trainer.save_model(args.output_dir)  # every process takes part when the weights are spread over them
+        return
+    if hasattr(trainer.model, "merge_and_unload"):
+        trainer.model.merge_and_unload().to(torch.bfloat16 if args.bf16 else torch.float32).save_pretrained(
+            args.output_dir
+        )
+    else:
+        if args.bf16 and not trainer.is_deepspeed_enabled:
+            trainer.model.to(torch.bfloat16)
+        trainer.save_model(args.output_dir)
+    processor.save_pretrained(args.output_dir)
+
+
+def main() -> None:
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, FinetuneArguments), description=__doc__, allow_abbrev=False
+    )
+    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    set_seed(args.seed)
+    rows = read_rows(data_args.meta_path, data_args.objective, args.seed)
+    processor = load_processor(model_args.model_name_or_path)
+    model = load_model(model_args.model_name_or_path, torch.bfloat16 if args.deepspeed else torch.float32)
+    configure_images(processor, data_args, model.config.vision_config.image_size[0])
+    dataset = RowDataset(rows, processor, data_args.objective, data_args.max_seq_length)
+    model.config.use_cache = False
+    args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
+    args.remove_unused_columns = False
+    trainer = FinetuneTrainer(
+        model=prepare_model(model, model_args),
+        args=args,
+        train_dataset=dataset,
+        data_collator=Collator(processor.tokenizer.pad_token_id or 0, data_args.objective),
+        vocabulary=yes_no_ids(processor.tokenizer) if data_args.objective == "prm" else None,
+    )
+    if args.should_save:
+        print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
+    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    result = trainer.train(resume_from_checkpoint=last)
+    save_final(trainer, processor, args)
+    trainer.save_metrics("train", result.metrics, combined=False)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""How every script ends: one clear line on stderr and an exit code that says what happened.
+
+0 all done; 1 a fault; 2 bad arguments or bad input; 3 some problems could not be finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class BadInput(Exception):
+    """Input a person must correct. `problems` holds one line for every bad record."""
+
+    def __init__(self, *problems: str):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Fault(Exception):
+    """Something outside the input went wrong (a server died, the disk is full); said in one line."""
+
+
+class Unfinished(Exception):
+    """Some problems could not be finished; the same command resumes them."""
+
+
+def fail(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Run a script's main() and turn what it raises into the documented exit codes."""
+    try:
+        main()
+    except BadInput as error:
+        fail(2, *error.problems)
+    except Unfinished as error:
+        fail(3, str(error))
+    except Fault as error:
+        fail(1, str(error))
+    except OSError as error:  # disk full, permission denied, a file that vanished: the text names the path
+        fail(1, f"{type(error).__name__}: {error}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        fail(130, "interrupted; run the same command again to continue")
+    raise SystemExit(0)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the script's docstring as description, every default shown, and abbreviations refused."""
+
+    def __init__(self, doc: str | None):
+        super().__init__(
+            description=doc, formatter_class=_Formatter, allow_abbrev=False, epilog="Exit codes: see docs/pipeline.md."
+        )
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

@@ -1,0 +1,130 @@
+"""The one place that spells a solution for the policy (<step> tags) and a question with its steps for the PRM (<prm>).
+
+Training and scoring both go through `process_text` and `encode_prm`, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from mm_prm.prompts import SYSTEM_MESSAGE
+
+MARKER = "<prm>"
+STEP_SEPARATOR = "\n\n"  # between a marker and the next step; the released evaluation uses "" (docs/fidelity.md)
+IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+_STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def render_steps(steps: list[str]) -> str:
+    """`<step>a</step><step>b</step>`: how the policy writes steps and how a prefix is handed back to it."""
+    return "".join(f"<step>{step}</step>" for step in steps)
+
+
+def render_solution(steps: list[str], answer: str) -> str:
+    """A whole solution as the policy is taught to write it."""
+    return f"{render_steps(steps)}<answer>{answer}</answer>"
+
+
+def parse_solution(text: str) -> tuple[list[str], str | None]:
+    """Split the policy's text into its rollout (contents of the steps, the answer last) and the answer.
+
+    The answer is None when the text never gives one (cut at the token limit, or not in the format);
+    the rollout then holds the steps alone, possibly none.
+    """
+    found = _ANSWER.search(text)
+    body = text[: found.start()] if found else text
+    steps = [step.strip() for step in _STEP.findall(body) if step.strip()]
+    answer = found.group(1).strip() if found else ""
+    return (steps + [answer], answer) if answer else (steps, None)
+
+
+def _no_marker(text: str) -> str:
+    # A literal "<prm>" written by a person or a model must not become a label position.
+    return text.replace(MARKER, "< prm>")
+
+
+def process_text(steps: list[str], separator: str = STEP_SEPARATOR) -> str:
+    """`step<prm>\\n\\nstep<prm>`: one marker after every entry, exactly len(steps) of them."""
+    return separator.join(_no_marker(step) + MARKER for step in steps)
+
+
+def prm_text(question: str, process: str) -> str:
+    """What the PRM reads after the images: `Question: ...\\nProcess: ...`. `process` comes from `process_text`."""
+    return f"Question: {_no_marker(question)}\nProcess: {process}"
+
+
+@dataclass
+class Encoded:
+    """One sequence. input_ids: [tokens]; marker_positions: [labels], ascending; target_start: first trained token."""
+
+    input_ids: list[int]
+    marker_positions: list[int]
+    target_start: int = 0
+
+
+class Encoder:
+    """Token ids of PRM and SFT sequences for one tokenizer.
+
+    Special tokens are inserted as ids and all other text is encoded with special tokens split, so text that
+    contains "<prm>", "<IMG_CONTEXT>" or "<|im_end|>" stays text.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        tokens = (MARKER, IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TURN_START, TURN_END)
+        self.special = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
+        if missing := [t for t, i in self.special.items() if i is None or i == tokenizer.unk_token_id]:
+            raise ValueError(f"the tokenizer lacks the token(s) {', '.join(missing)}")
+        # Tokenizers of the InternLM2 family put a BOS first; Qwen2's put nothing.
+        self.bos: list[int] = list(tokenizer("")["input_ids"])
+
+    def prm(self, text: str, image_tokens: list[int]) -> Encoded:
+        """Ids of `prm_text` with the images in front: the user's turn empty, everything in the assistant's turn.
+
+        text: from `prm_text`; image_tokens: <IMG_CONTEXT> count of each image (tiles x tokens per tile).
+        """
+        body: list[str | int] = []
+        for number, segment in enumerate(text.split(MARKER)):
+            body += [segment] if number == 0 else [self.special[MARKER], segment]
+        parts = [
+            *self._turn("system", SYSTEM_MESSAGE),
+            *self._turn("user"),
+            *self._turn("assistant", *self._images(image_tokens), *body),
+        ]
+        ids = self._ids(parts)
+        return Encoded(ids, [i for i, token in enumerate(ids) if token == self.special[MARKER]])
+
+    def sft(self, prompt: str, reply: str, image_tokens: list[int]) -> Encoded:
+        """Ids of one chat turn exactly as the chat template renders it, then the reply; only the reply is trained."""
+        asked = self._ids(
+            [
+                *self._turn("system", SYSTEM_MESSAGE),
+                *self._turn("user", *self._images(image_tokens), prompt),
+                self.special[TURN_START],
+                "assistant\n",
+            ]
+        )
+        return Encoded([*asked, *self._ids([reply, self.special[TURN_END]], bos=False)], [], target_start=len(asked))
+
+    def _turn(self, role: str, *body: str | int) -> list[str | int]:
+        return [self.special[TURN_START], f"{role}\n", *body, self.special[TURN_END], "\n"]
+
+    def _images(self, image_tokens: list[int]) -> list[str | int]:
+        start, context, end = self.special[IMAGE_START], self.special[IMAGE_CONTEXT], self.special[IMAGE_END]
+        return [part for count in image_tokens for part in (start, *[context] * count, end, "\n")]
+
+    def _ids(self, parts: list[str | int], bos: bool = True) -> list[int]:
+        """Neighbouring strings are joined before they are encoded, as a tokenizer would see them between specials."""
+        ids = list(self.bos) if bos else []
+        for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
+            ids += self._text("".join(run)) if is_text else run  # type: ignore[arg-type]
+        return ids
+
+    def _text(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []

@@ -1,0 +1,53 @@
+"""Every prompt of the project, as a named constant or template."""
+
+# System message of InternVL's `internvl2_5` conversation template. It is part of the checkpoints' format:
+# both the policy and the released PRM were trained with it, so it must not be changed or translated.
+SYSTEM_MESSAGE = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+
+# What the policy is asked. The text must end with "Question: ..." and, in prompt mode, the previous steps.
+POLICY_INSTRUCTION = (
+    "Solve the problem step by step: write each step as <step>...</step>, then the final answer as <answer>...</answer>."
+)
+POLICY_CONTINUE = "Go on after the previous steps without repeating them."
+
+# What the LLM judge is asked; one word back.
+JUDGE_TEMPLATE = """You compare a student's final answer with the reference answer of a problem.
+They agree if they mean the same value or choice; notation, units left out and formatting do not matter.
+
+Problem: {question}
+Reference answer: {reference}
+Student's answer: {answer}
+
+Reply with one word: yes or no."""
+
+# Chat template of the native checkpoints (jinja): the system message is always there, images come as <IMG_CONTEXT>
+# (the processor widens it to <img><IMG_CONTEXT>...</img>), each followed by a newline.
+CHAT_TEMPLATE = (
+    "{%- if not messages or messages[0]['role'] != 'system' -%}"
+    "{{- '<|im_start|>system\n" + SYSTEM_MESSAGE + "<|im_end|>\n' -}}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] in ['image', 'image_url'] -%}{{- '<IMG_CONTEXT>\n' -}}"
+    "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{{- '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
+
+def policy_prompt(question: str, previous_steps: str = "") -> str:
+    """The text of the user's message, without images: instruction, question and, if any, the rendered prefix.
+
+    Ends with `Question: {question}`, then `\\nPrevious Steps: <step>...</step>...` when there is a prefix.
+    """
+    if not previous_steps:
+        return f"{POLICY_INSTRUCTION}\nQuestion: {question}"
+    return f"{POLICY_INSTRUCTION} {POLICY_CONTINUE}\nQuestion: {question}\nPrevious Steps: {previous_steps}"

@@ -1,0 +1,348 @@
+"""Every record on disk as a type, and the only code that reads and writes them.
+
+A file is read whole and checked before anything is done with it; a file is written under a temporary name,
+flushed to disk and renamed, so that a finished file is a fact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from mm_prm.cli import BadInput
+
+MAX_IMAGE_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file; a UTF-8 byte order mark is accepted. Raises BadInput that names the file and the line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not valid JSON ({error})") from None
+
+
+def read_json_list(path: str | Path) -> list[Any]:
+    data = read_json(path)
+    if not isinstance(data, list):
+        raise BadInput(f"{path}: expected a JSON list of records, found {type(data).__name__}")
+    return data
+
+
+def read_jsonl(path: str | Path) -> list[Any]:
+    """Read one JSON value per line; blank lines are skipped. Raises BadInput that names the bad line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}: line {number}: not valid JSON ({error})") from None
+    return rows
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write to a temporary name in the same folder, fsync, rename: readers see the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    write_atomic(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+# ---------------------------------------------------------------- seed problems (stage 1 and 2 in)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A seed problem. images: absolute paths, in order, empty for a text-only problem; record: the row as read."""
+
+    id: str
+    question: str
+    answer: str
+    images: list[str]
+    record: dict[str, Any] = field(compare=False)
+
+    @property
+    def key(self) -> str:
+        """md5 of the seed record, the name of its tree file.
+
+        Image paths count by file name alone, so the key is the same from the seed file and from a chunk of it.
+        """
+        names = [Path(image).name for image in self.images]
+        content = json.dumps({**self.record, "image_path": names}, ensure_ascii=False, sort_keys=True)
+        return hashlib.md5(content.encode("utf-8")).hexdigest()
+
+
+def image_list(image: Any) -> list[str]:
+    """`image_path`/`image` of any record as a list: a string, a list of strings, or null/absent/'' for none."""
+    if image is None or image == "":
+        return []
+    images = [image] if isinstance(image, str) else image
+    if not isinstance(images, list) or not all(isinstance(entry, str) and entry for entry in images):
+        raise ValueError("must be a path, a list of paths, or null")
+    return images
+
+
+def image_value(images: list[str]) -> str | list[str] | None:
+    """The inverse of `image_list`: one path as a string, several as a list, none as null."""
+    return images[0] if len(images) == 1 else (images or None)
+
+
+def check_image(path: str) -> None:
+    """Open an image far enough to know that it is one. Raises ValueError that says what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise ValueError(f"{path} has {image.width * image.height} pixels, over the limit {MAX_IMAGE_PIXELS}")
+            image.verify()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{path} is over the pixel limit {MAX_IMAGE_PIXELS}") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be opened as an image ({error})") from None
+
+
+def _text_field(record: dict[str, Any], name: str) -> str:
+    value = record.get(name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"field {name!r} is missing, blank or not text")
+    return value
+
+
+def parse_problem(record: Any, folder: Path) -> Problem:
+    """One seed record; relative image paths belong to `folder`. Raises ValueError that names the field."""
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {type(record).__name__}")
+    id_, question, answer = (_text_field(record, name) for name in ("id", "question", "correct_answer"))
+    try:
+        images = [os.path.abspath(folder / image) for image in image_list(record.get("image_path"))]
+        for image in images:
+            check_image(image)
+    except ValueError as error:
+        raise ValueError(f"field 'image_path': {error}") from None
+    return Problem(id_, question, answer, images, record)
+
+
+def parse_records(path: str | Path, rows: list[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
+    """Parse every row; return the good ones and one line `file: record N (id ...): what is wrong` per bad one."""
+    good, bad = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            good.append(parse(row))
+        except ValueError as error:
+            name = f" (id {row['id']})" if isinstance(row, dict) and row.get("id") not in (None, "") else ""
+            bad.append(f"{path}: record {number}{name}: {error}")
+    return good, bad
+
+
+def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Problem], list[str]]:
+    """Read a seed file or chunk. Returns the problems and a line per record left out.
+
+    Raises BadInput naming every bad record, unless skip_invalid; always when nothing good is left.
+    """
+    rows, seen = read_json_list(path), set()
+
+    def parse(row: Any) -> Problem:
+        problem = parse_problem(row, Path(path).parent)
+        if problem.id in seen:
+            raise ValueError("field 'id': an earlier record has the same id")
+        seen.add(problem.id)
+        return problem
+
+    problems, bad = parse_records(path, rows, parse)
+    if bad and not skip_invalid:
+        raise BadInput(*bad)
+    if not problems:
+        raise BadInput(*bad, f"{path}: holds no usable record")
+    return problems, bad
+
+
+# ---------------------------------------------------------------- the tree (stage 2 out)
+
+
+@dataclass
+class Node:
+    """A state of the search: the solution so far, and what its rollouts showed (paper, section 3.2).
+
+    partial_solution: the steps this node adds to its parent. A rollout is the list of steps that *follow* the
+    state, the answer last. num_rollouts and num_correct are the counts behind mc_value; correct_counts and
+    incorrect_counts say how often each distinct rollout came.
+    """
+
+    partial_solution: list[str]
+    mc_value: float = 0.0
+    visit_count: int = 0
+    num_rollouts: int = 0
+    num_correct: int = 0
+    correct_rollouts: list[list[str]] = field(default_factory=list)
+    correct_counts: list[int] = field(default_factory=list)
+    incorrect_rollouts: list[list[str]] = field(default_factory=list)
+    incorrect_counts: list[int] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "partial_solution": self.partial_solution,
+            "mc_value": self.mc_value,
+            "visit_count": self.visit_count,
+            "num_rollouts": self.num_rollouts,
+            "num_correct": self.num_correct,
+            "correct_rollouts": self.correct_rollouts,
+            "correct_counts": self.correct_counts,
+            "incorrect_rollouts": self.incorrect_rollouts,
+            "incorrect_counts": self.incorrect_counts,
+            "children": [child.to_dict() for child in self.children],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Node:
+        """Trees made elsewhere may lack the counts; every rollout then counts once."""
+        correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
+        counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
+        return cls(
+            partial_solution=data.get("partial_solution", []),
+            mc_value=float(data["mc_value"]),
+            visit_count=int(data["visit_count"]),
+            num_rollouts=data.get("num_rollouts", sum(counts[0]) + sum(counts[1])),
+            num_correct=data.get("num_correct", sum(counts[0])),
+            correct_rollouts=correct,
+            correct_counts=counts[0],
+            incorrect_rollouts=incorrect,
+            incorrect_counts=counts[1],
+            children=[cls.from_dict(child) for child in data["children"]],
+        )
+
+
+@dataclass
+class Tree:
+    """A finished search over one problem. search: what was run (searches, rollouts, policy, judge, parameters)."""
+
+    id: str
+    question: str
+    answer: str
+    images: list[str]
+    root: Node
+    search: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        head = {
+            "id": self.id,
+            "question": self.question,
+            "answer": self.answer,
+            "image_path": image_value(self.images),
+        }
+        root = self.root.to_dict()
+        del root["partial_solution"]
+        return {**head, **root, "search": self.search}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Tree:
+        images = image_list(data.get("image_path"))
+        return cls(
+            data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search", {})
+        )
+
+
+def read_trees(folder: str | Path) -> list[Tree]:
+    """Every `*.json` of a folder, in sorted order. Raises BadInput that names each file that is not a tree."""
+    trees, bad = [], []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            trees.append(Tree.from_dict(read_json(path)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            bad.append(f"{path}: not a tree ({type(error).__name__}: {error})")
+    if bad:
+        raise BadInput(*bad)
+    if not trees:
+        raise BadInput(f"{folder}: holds no tree (*.json)")
+    return trees
+
+
+# ---------------------------------------------------------------- paths (stage 3 out), rollouts and scores (stage 6)
+
+
+def _require(record: Any, **types: type | tuple[type, ...]) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {type(record).__name__}")
+    for name, kind in types.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"field {name!r} is missing or of the wrong type")
+
+
+def is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def parse_path(record: Any) -> dict[str, Any]:
+    """{id, question, answer, image_path, steps: [[step, ...], ...], process, labels}: one label per entry of steps."""
+    _require(record, id=str, question=str, steps=list, process=str, labels=list)
+    image_list(record.get("image_path"))
+    if len(record["steps"]) != len(record["labels"]):
+        raise ValueError(f"field 'labels': {len(record['labels'])} labels for {len(record['steps'])} entries of steps")
+    if not record["labels"] or not all(map(is_probability, record["labels"])):
+        raise ValueError("field 'labels': must be numbers between 0 and 1, at least one")
+    return record
+
+
+def parse_rollouts(record: Any) -> dict[str, Any]:
+    """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
+    _require(record, id=str, question=str, solutions_splits=list, labels=list)
+    image_list(record.get("image_path"))
+    count = len(record["solutions_splits"])
+    if count == 0:
+        raise ValueError("field 'solutions_splits': no candidate")
+    for name in ("labels", "answers", "solutions", "logprobs", "prm_scores"):
+        if record.get(name) is not None and len(record[name]) != count:
+            raise ValueError(f"field {name!r}: {len(record[name])} entries for {count} candidates")
+    if not all(label in (0, 1) for label in record["labels"]):
+        raise ValueError("field 'labels': must be 0 or 1")
+    return record
+
+
+def read_checked(path: str | Path, parse: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A JSON list whose every record passes `parse`; raises BadInput naming each one that does not."""
+    good, bad = parse_records(path, read_json_list(path), parse)
+    if bad:
+        raise BadInput(*bad)
+    if not good:
+        raise BadInput(f"{path}: holds no record")
+    return good
