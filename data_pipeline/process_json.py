@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="seed file: a JSON list of problems")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the chunks")
     parser.add_argument("--num_splits", type=cli.positive_int, default=16, help="number of chunks")
-    parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out instead of refusing the file")
+    parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out and list them")
     args = parser.parse_args()
     problems, skipped = read_seed(args.input_file, args.skip_invalid)
     if args.num_splits > len(problems):

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--input_file", type=Path, required=True, help="seed file or chunk")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the trees")
     parser.add_argument("--log_file", type=Path, help="one JSON line per finished tree is appended here")
-    parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out instead of refusing the file")
+    parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out and list them")
     add_policy_flags(parser)
     add_judge_flags(parser)
     for item in fields(SearchParams):

@@ -9,6 +9,7 @@ Unknown flags before `--` go to vLLM. On several GPUs the server runs one replic
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -24,6 +25,16 @@ from pathlib import Path
 from mm_prm import cli
 
 _PR_SET_PDEATHSIG = 1
+
+
+CPU_FLAGS = [
+    "--enforce-eager",  # compiling costs minutes on a CPU
+    # A partial prefill rewinds the generator of a request that brings its own seed, which vLLM 0.32 cannot do on a CPU
+    # ("CPU Generator does not use offset"): the engine dies.
+    "--no-enable-chunked-prefill",
+    "--block-size=32",  # the default of 128 tokens hides short common prefixes from the prefix cache
+    "--max-num-seqs=512",
+]
 
 
 def die_with_parent() -> None:
@@ -47,9 +58,7 @@ def server_command(model: str, name: str, port: int, extra: Sequence[str]) -> li
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]
     gpus = gpu_count()
     if gpus == 0:
-        # Compiling costs minutes on a CPU. A partial prefill rewinds the generator of a request that brings its own
-        # seed, which vLLM 0.32 cannot do on a CPU ("CPU Generator does not use offset") and the engine dies.
-        command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+        command += CPU_FLAGS
     elif gpus > 1 and not any(flag.startswith(("--data-parallel-size", "--tensor-parallel-size")) for flag in extra):
         command += ["--data-parallel-size", str(gpus)]
     return [*command, *extra]
@@ -61,7 +70,7 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise cli.BadInput(f"port {port} is in use; choose another with --port (PORT=... for the scripts)") from None
+            raise cli.BadInput(f"port {port} is in use: choose another with --port (scripts: PORT=...)") from None
 
 
 def log_tail(path: Path, lines: int = 15) -> str:
@@ -83,17 +92,13 @@ def wait_until_healthy(server: subprocess.Popen, port: int, log: Path, timeout: 
 
 
 def stop(process: subprocess.Popen, patience: float = 20) -> None:
-    """SIGTERM to the process, then SIGKILL to whatever is left of its group."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    """SIGTERM to the process and all it started, then SIGKILL to whatever is left of them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -102,6 +107,9 @@ def start(command: list[str], log: Path | None) -> subprocess.Popen:
     env = os.environ.copy()
     env.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if 0 < len(cores) <= 4:  # vLLM would keep one core free for its front end: too much on a small machine
+        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     if log is None:
         return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=die_with_parent)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ shift 2
 BENCHMARK=${BENCHMARK:-seed}
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}
 ROLLOUTS=${ROLLOUTS:-$OUTPUT_DIR/rollouts.json}
+SCORE=${SCORE:-}                                # where the metrics go; default: beside the scores
 SELECT_ON=${SELECT_ON:-}                        # score file of a dev split that fixes the aggregation
 
 # Policy: a checkpoint to serve here, or the endpoint of a server that runs already
@@ -45,8 +46,9 @@ elif [ ! -e "$ROLLOUTS" ]; then
   fi
 fi
 
-# A symbolic name for the scores of this checkpoint, so that another checkpoint on the same rollouts gets its own.
+# Named after the checkpoint: another one scored on the same rollouts gets a file of its own
 SCORED=${SCORED:-$OUTPUT_DIR/$(basename "$CHECKPOINT")_scored.json}
 [ -e "$SCORED" ] || "$PYTHON" "$HERE/prm/evaluate_prm.py" --checkpoint "$CHECKPOINT" --input_file "$ROLLOUTS" \
   --output_file "$SCORED"
-exec "$PYTHON" "$HERE/prm/extract_calculate.py" --input_file "$SCORED" ${SELECT_ON:+--select_on "$SELECT_ON"}
+exec "$PYTHON" "$HERE/prm/extract_calculate.py" --input_file "$SCORED" \
+  ${SCORE:+--output_file "$SCORE"} ${SELECT_ON:+--select_on "$SELECT_ON"}

@@ -102,11 +102,10 @@ class LlmJudge:
         raise Undecided(f"judge {self.model}: neither yes nor no about answer {answer!r}")
 
 
-def make_judge(kind: str | None, endpoint: str | None, model: str | None, max_outage: float) -> tuple[str, JudgeFunction]:
-    """The judge's name and function. Without a kind: rule+llm when an endpoint is given, else rule."""
-    kind = kind or ("rule+llm" if endpoint else "rule")
+def make_judge(kind: str, endpoint: str | None, model: str | None, max_outage: float) -> JudgeFunction:
+    """One of JUDGES as a function. Raises BadInput when the LLM judge's endpoint or model is missing."""
     if kind == "rule":
-        return kind, rule_judge
+        return rule_judge
     if not endpoint or not model:
         raise BadInput(f"--judge {kind} needs --api_endpoint and --judge_model")
     llm = LlmJudge(endpoint, model, max_outage)
@@ -114,7 +113,7 @@ def make_judge(kind: str | None, endpoint: str | None, model: str | None, max_ou
     async def rule_then_llm(question: str, reference: str, answer: str) -> bool:
         return rule_equal(reference, answer) or await llm(question, reference, answer)
 
-    return kind, llm if kind == "llm" else rule_then_llm
+    return llm if kind == "llm" else rule_then_llm
 
 
 def add_judge_flags(parser: argparse.ArgumentParser) -> None:
@@ -125,4 +124,6 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def judge_from_flags(args: argparse.Namespace) -> tuple[str, JudgeFunction]:
-    return make_judge(args.judge, args.api_endpoint, args.judge_model, args.max_outage)
+    """The judge's kind and function. Without --judge: rule+llm when an endpoint is given, else rule."""
+    kind = args.judge or ("rule+llm" if args.api_endpoint else "rule")
+    return kind, make_judge(kind, args.api_endpoint, args.judge_model, args.max_outage)

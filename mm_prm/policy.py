@@ -41,13 +41,12 @@ class Sampling:
 @dataclass(frozen=True)
 class Rollout:
     """One drawn solution. steps: those after the prefix, the answer last; answer: None when it never came;
-    logprob: natural log, summed over its tokens; tokens: how many the policy wrote."""
+    logprob: natural log, summed over its tokens, 0 when it was not asked for."""
 
     text: str
     steps: list[str]
     answer: str | None
     logprob: float
-    tokens: int
 
 
 async def with_retries(call: Callable[[], Awaitable[T]], max_outage: float, what: str) -> T:
@@ -117,8 +116,8 @@ class ProblemPolicy:
         messages = [{"role": "user", "content": [*self.images, {"type": "text", "text": text}]}]
         return [*messages, {"role": "assistant", "content": rendered}] if prefill and prefix else messages
 
-    async def draw(self, prefix: Sequence[str], n: int) -> list[Rollout]:
-        """n rollouts that follow `prefix`. Raises Unreachable or Fault."""
+    async def draw(self, prefix: Sequence[str], n: int, logprobs: bool = False) -> list[Rollout]:
+        """n rollouts that follow `prefix`, with their log-probabilities if asked. Raises Unreachable or Fault."""
         client, sampling = self.client, self.client.sampling
         messages = self.messages(prefix)
         extra: dict[str, Any] = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
@@ -135,7 +134,7 @@ class ProblemPolicy:
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_new_tokens,
                 seed=(client.seed * 1_000_003 + self.number) * 10_007 + self.calls,
-                logprobs=True,
+                logprobs=logprobs,
                 extra_body=extra,
             ),
             client.max_outage,
@@ -143,7 +142,7 @@ class ProblemPolicy:
         )
         rollouts = [read_choice(choice) for choice in reply.choices]
         client.rollouts += len(rollouts)
-        client.tokens += sum(rollout.tokens for rollout in rollouts)
+        client.tokens += reply.usage.completion_tokens if reply.usage else 0
         return rollouts
 
 
@@ -151,7 +150,7 @@ def read_choice(choice: Any) -> Rollout:
     text = choice.message.content or ""
     steps, answer = parse_solution(text)
     logprobs = [token.logprob for token in choice.logprobs.content] if choice.logprobs else []
-    return Rollout(text, steps, answer, sum(logprobs), len(logprobs))
+    return Rollout(text, steps, answer, sum(logprobs))
 
 
 def parse_endpoints(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
-from mm_prm.prm_format import Encoded, Encoder, process_text, prm_text
+from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
 
 
 def position_logits(
@@ -47,7 +47,8 @@ def position_logits(
 def soft_label_loss(yes_no_logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of two-way cross-entropies against soft labels (paper, section 3.3).
 
-    -[y log p + (1 - y) log(1 - p)] with p = softmax(Yes, No)[Yes]. yes_no_logits: [labels, 2]; labels: [labels], in 0..1.
+    -[y log p + (1 - y) log(1 - p)] with p = softmax(Yes, No)[Yes].
+    yes_no_logits: [labels, 2]; labels: [labels], in 0..1.
     """
     log_p = F.log_softmax(yes_no_logits.float(), dim=-1)
     labels = labels.float()
@@ -63,7 +64,7 @@ def yes_no_ids(tokenizer: Any) -> Tensor:
 
 
 def best_attention() -> str:
-    """flash-attention 2 on a GPU that has it, SDPA on other GPUs; eager on a CPU, where it is faster at desk lengths."""
+    """flash-attention 2 on a GPU that has it, else SDPA; eager on a CPU, where it is faster at desk lengths."""
     if not torch.cuda.is_available():
         return "eager"
     return "flash_attention_2" if transformers.utils.is_flash_attn_2_available() else "sdpa"

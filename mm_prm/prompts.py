@@ -8,7 +8,8 @@ SYSTEM_MESSAGE = (
 
 # What the policy is asked. The text must end with "Question: ..." and, in prompt mode, the previous steps.
 POLICY_INSTRUCTION = (
-    "Solve the problem step by step: write each step as <step>...</step>, then the final answer as <answer>...</answer>."
+    "Solve the problem step by step: write each step as <step>...</step>, "
+    "then the final answer as <answer>...</answer>."
 )
 POLICY_CONTINUE = "Go on after the previous steps without repeating them."
 

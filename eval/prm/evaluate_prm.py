@@ -1,6 +1,6 @@
 """Score every step of every candidate with a PRM: rollouts in, the same records plus `prm_scores` out.
 
-    python eval/prm/evaluate_prm.py --checkpoint work_dirs/prm --input_file rollouts.json --output_file scored.json
+python eval/prm/evaluate_prm.py --checkpoint work_dirs/prm --input_file rollouts.json --output_file scored.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--step_separator",
         default=STEP_SEPARATOR.encode("unicode_escape").decode(),
-        help=r"text between <prm> and the next step; \n is a newline. Training uses \n\n, the released evaluation nothing",
+        help=r"text between <prm> and the next step; training uses \n\n, the released evaluation nothing",
     )
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
     args = parser.parse_args()

@@ -151,7 +151,8 @@ def select(result: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result for the screen, in percent."""
-    lines = [f"{result['num_problems']} problems, {result['num_candidates']} candidates each; accuracy in %, 95 % interval"]
+    size = f"{result['num_problems']} problems, {result['num_candidates']} candidates each"
+    lines = [f"{size}; accuracy in %, 95 % interval"]
     for name, entry in result.items():
         if isinstance(entry, dict) and "accuracy" in entry:
             low, high = (100 * bound for bound in entry["ci95"])

@@ -14,7 +14,7 @@ class ModelArguments:
     freeze_llm: bool = field(default=False, metadata={"help": "do not train the language model"})
     freeze_mlp: bool = field(default=False, metadata={"help": "do not train the projector"})
     freeze_backbone: bool = field(default=False, metadata={"help": "do not train the vision tower"})
-    use_llm_lora: int = field(default=0, metadata={"help": "rank of LoRA adapters in the language model; 0: full weights"})
+    use_llm_lora: int = field(default=0, metadata={"help": "rank of LoRA adapters in the language model; 0: none"})
     drop_path_rate: float = field(default=0.0, metadata={"help": "stochastic depth in the vision tower while training"})
     grad_checkpoint: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
 
@@ -23,11 +23,9 @@ class ModelArguments:
 class DataArguments:
     meta_path: str = field(metadata={"help": "dataset JSON: {name: {root, annotation, repeat_time, length, ...}}"})
     objective: str = field(
-        default="prm", metadata={"help": "prm: soft labels at <prm>; sft: the reply's tokens", "choices": ["prm", "sft"]}
+        default="prm", metadata={"help": "prm: labels at <prm>; sft: the reply's tokens", "choices": ["prm", "sft"]}
     )
-    conv_style: str = field(
-        default="internvl2_5", metadata={"help": "conversation format", "choices": ["internvl2_5"]}
-    )
+    conv_style: str = field(default="internvl2_5", metadata={"help": "conversation format", "choices": ["internvl2_5"]})
     force_image_size: int | None = field(
         default=None, metadata={"help": "side of a tile in pixels, checked against the checkpoint; default: its own"}
     )
@@ -40,15 +38,15 @@ class DataArguments:
     use_thumbnail: bool | None = field(
         default=None, metadata={"help": "add the whole image as one more tile; default: as the checkpoint does"}
     )
-    max_seq_length: int = field(default=8192, metadata={"help": "longest sequence in tokens; what lies beyond is dropped"})
+    max_seq_length: int = field(default=8192, metadata={"help": "longest sequence in tokens; the rest is dropped"})
 
 
 @dataclass
 class FinetuneArguments(TrainingArguments):
-    """TrainingArguments whose defaults are those of the released PRM script (docs/fidelity.md)."""
+    """TrainingArguments with the paper's PRM training as defaults (section 4.1; decay and warm-up: released script)."""
 
-    learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "passes over the data"})
+    learning_rate: float = field(default=4e-6, metadata={"help": "peak learning rate"})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the data"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW weight decay"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of all steps in which the rate rises"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "shape of the rate after the warm-up"})

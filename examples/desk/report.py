@@ -1,0 +1,140 @@
+"""Turn the desk-scale study's score files into its table, its figure and three case studies.
+
+    python examples/desk/report.py --run_dir runs/desk
+
+Reads score.json, score_edges.json and the scored test candidates; writes table.txt, accuracy_against_n.png,
+case_*.png and report.md.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from mm_prm import cli
+from mm_prm.records import read_json, write_atomic
+
+AGGREGATIONS = ("min", "last", "product", "average", "sum_logprob", "max", "sum_logit", "mean_odd")
+BASELINES = {"random": "random (mean of candidates)", "majority": "majority vote", "likelihood": "likelihood rerank"}
+
+
+def cell(entry: dict[str, Any]) -> str:
+    low, high = entry["ci95"]
+    return f"{100 * entry['accuracy']:5.1f} [{100 * low:4.1f}, {100 * high:4.1f}]"
+
+
+def make_table(ours: dict[str, Any], edges: dict[str, Any]) -> str:
+    """Baselines once, then every rule for both kinds of labels; percent with 95 % intervals."""
+    size = ours["num_candidates"]
+    lines = [f"{ours['num_problems']} test problems, {size} candidates each; accuracy in %, [95 % interval]", ""]
+    lines += [f"  {label:30s}{cell(ours[name])}" for name, label in BASELINES.items() if name in ours]
+    lines += [f"  {f'pass@{size}':30s}{cell(ours[f'pass@{size}'])}", ""]
+    lines.append(f"  {'PRM':30s}{'rollout labels (ours)':22s}  {'edge labels (the paper)'}")
+    for name in (*AGGREGATIONS, "weighted_vote"):
+        lines.append(f"  {name:30s}{cell(ours[name]):22s}  {cell(edges[name])}")
+    for title, score in (("rollout", ours), ("edge", edges)):
+        chosen, gains = score["selected"], []
+        for base in ("random", "majority"):
+            low, high = chosen[f"minus_{base}"]["ci95"]
+            gains.append(
+                f"{100 * chosen[f'minus_{base}']['mean']:+.1f} [{100 * low:.1f}, {100 * high:.1f}] over {base}"
+            )
+        lines += ["", f"  {title} labels, aggregation fixed on dev: {chosen['aggregation']}: {cell(chosen).strip()};"]
+        lines.append(f"    {', '.join(gains)}")
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None:
+    """Accuracy against the number of candidates."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    sizes = [int(k) for k in ours["by_k"]]
+    rules = [
+        ("pass", ours, "pass@N (upper bound)", "#999999", ":"),
+        (ours["selected"]["aggregation"], ours, "PRM, rollout labels", "#c0392b", "-"),
+        (edges["selected"]["aggregation"], edges, "PRM, edge labels (paper)", "#e59866", "-"),
+        ("likelihood", ours, "likelihood rerank", "#7d3c98", "--"),
+        ("majority", ours, "majority vote", "#2471a3", "--"),
+        ("random", ours, "random", "#555555", "--"),
+    ]
+    for name, score, label, color, style in rules:
+        if name in score["by_k"]["1"]:
+            label = f"{label}: {name}" if name in AGGREGATIONS else label
+            values = [100 * score["by_k"][str(k)][name] for k in sizes]
+            axes.plot(sizes, values, style, color=color, label=label, marker="o", markersize=3)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(k) for k in sizes])
+    axes.set(xlabel="candidates N", ylabel="accuracy, %", ylim=(0, 102))
+    axes.set_title(f"Best-of-N on {ours['num_problems']} unseen desk problems", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def pick_cases(records: list[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
+    """Problems of different kinds where the most frequent answer is wrong and some candidate is right."""
+    cases: dict[str, dict[str, Any]] = {}
+    for record in records:
+        top = max(sorted(set(record["answers"])), key=record["answers"].count)
+        majority_right = record["labels"][record["answers"].index(top)]
+        kind = record["question"].split()[2]
+        if any(record["labels"]) and not majority_right and top and kind not in cases:
+            cases[kind] = record
+    return list(cases.values())[:count]
+
+
+def draw_case(record: dict[str, Any], path: Path) -> None:
+    """The picture beside the best- and the worst-scored candidate, the PRM's score before every step."""
+    order = sorted(
+        (index for index, steps in enumerate(record["solutions_splits"]) if steps),
+        key=lambda index: min(record["prm_scores"][index]),
+    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), dpi=150, width_ratios=[1, 2.1])
+    with Image.open(record["image_path"]) as image:
+        left.imshow(image.convert("RGB"), interpolation="lanczos")
+    left.set_title("\n".join(textwrap.wrap(record["question"], 34)), fontsize=9)
+    for axes in (left, right):
+        axes.axis("off")
+    y = 0.98
+    for title, index in (("best", order[-1]), ("worst", order[0])):
+        verdict = "right" if record["labels"][index] else "wrong"
+        right.text(0, y, f"{title}-scored candidate ({verdict})", fontsize=9, weight="bold")
+        for step, score in zip(record["solutions_splits"][index], record["prm_scores"][index], strict=True):
+            y -= 0.075
+            right.text(
+                0, y, f"{score:.2f}", fontsize=9, color=plt.get_cmap("RdYlGn")(0.05 + 0.9 * score), weight="bold"
+            )
+            right.text(0.1, y, step, fontsize=9)
+        y -= 0.12
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder of the study")
+    args = parser.parse_args()
+    run = args.run_dir
+    ours, edges = read_json(run / "score.json"), read_json(run / "score_edges.json")
+    table = make_table(ours, edges)
+    draw_curves(ours, edges, run / "accuracy_against_n.png")
+    cases = pick_cases(read_json(run / "eval_test" / "prm_rollouts_scored.json"))
+    for number, record in enumerate(cases, 1):
+        draw_case(record, run / f"case_{number}.png")
+    write_atomic(run / "table.txt", table)
+    pictures = "\n".join(f"![case {number}](case_{number}.png)\n" for number in range(1, len(cases) + 1))
+    figure = "![accuracy against N](accuracy_against_n.png)"
+    write_atomic(run / "report.md", f"# The desk-scale study\n\n```\n{table}```\n\n{figure}\n\n{pictures}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

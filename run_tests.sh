@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Install what is missing, then run the fast tests, then the slow ones (a real policy server, the small study end to end).
+#
+#   bash run_tests.sh           everything, about 10 minutes on 2 CPU cores
+#   bash run_tests.sh --fast    the fast tests alone, about a minute
+set -euo pipefail
+cd "$(dirname "$0")"
+bash install.sh
+export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/python -m pytest -q -m "not slow"
+[ "${1:-}" = --fast ] || .venv/bin/python -m pytest -q -m slow

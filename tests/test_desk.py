@@ -1,0 +1,108 @@
+"""The desk-scale study: its problems, its tokenizer, and the small study end to end with a real policy server."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+from make_problems import FAMILIES, draw_problem, make_split, split_of, teach
+
+from mm_prm.records import read_seed
+
+
+def test_every_family_has_thousands_of_problems_and_splits_share_none():
+    seen = {}
+    for split, count in (("train", 4000), ("annotate", 400), ("dev", 150), ("test", 300)):
+        for problem in make_split(split, count, seed=0):
+            assert split_of(problem.family, problem.numbers) == split
+            assert seen.setdefault((problem.family, problem.numbers), split) == split
+    assert len(seen) == 4850
+    for name, family in FAMILIES.items():
+        rng = random.Random(0)
+        assert len({family.sample(rng) for _ in range(20_000)}) > 1500, name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_right_solutions_compute_what_they_say_and_slips_end_wrong(name):
+    family = FAMILIES[name]
+    for problem in make_split("test", 60, seed=1):
+        if problem.family != name:
+            continue
+        right = family.solve(problem.numbers, problem.thing)
+        for steps, answer in (right, *(slip(problem.numbers, problem.thing) for slip in family.slips)):
+            for a, sign, b, c in re.findall(r"(\d+) ([+x-]) (\d+) = (\d+)", " ; ".join(steps)):
+                assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c)
+            assert str(answer) in re.findall(r"\d+", steps[-1])
+        assert all(slip(problem.numbers, problem.thing)[1] != right[1] for slip in family.slips)
+
+
+def test_the_teacher_slips_as_often_as_told():
+    problems, rng = make_split("test", 300, seed=0), random.Random(0)
+    right = [FAMILIES[p.family].solve(p.numbers, p.thing) for p in problems]
+    for rate in (0.0, 0.6, 1.0):
+        wrong = sum(teach(p, rate, rng) != r for p, r in zip(problems, right, strict=True)) / 300
+        assert abs(wrong - rate) < 0.09
+
+
+def test_pictures_are_the_same_each_time_and_differ_between_problems():
+    first, second = make_split("dev", 2, seed=0)
+    assert draw_problem(first).tobytes() == draw_problem(first).tobytes() != draw_problem(second).tobytes()
+    assert draw_problem(first).size == (112, 112)
+
+
+def quickstart(run, **env):
+    command = ["bash", "quickstart.sh"]
+    env = {**os.environ, "DESK_SCALE": "small", "DESK_RUN": str(run), "PORT": "8391", **env}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def processes_of(run):
+    """Command lines of live processes that mention the run's folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in listed if str(run) in line and "pytest" not in line]
+
+
+@pytest.mark.slow
+def test_the_small_study_end_to_end_with_kills_on_the_way(tmp_path):
+    run = tmp_path / "desk"
+    # Kill the whole quickstart without warning while trees are being made: no server may stay behind.
+    first = quickstart(run)
+    deadline = time.monotonic() + 400
+    while len(list((run / "trees").glob("*.json"))) < 10:
+        assert first.poll() is None and time.monotonic() < deadline, first.stdout.read()[-3000:]
+        time.sleep(0.2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    deadline = time.monotonic() + 60
+    while processes_of(run) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert processes_of(run) == []
+    kept = {path: path.read_bytes() for path in (run / "trees").glob("*.json")}
+    assert len(kept) >= 10
+
+    second = quickstart(run)
+    log, _ = second.communicate(timeout=800)
+    assert second.returncode == 0, log[-3000:]
+    assert "== done: stage 0" in log and "trees already there" in log
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert len(list((run / "trees").glob("*.json"))) == len(read_seed(run / "data" / "annotate.json")[0])
+
+    ours, edges = (json.loads((run / name).read_text()) for name in ("score.json", "score_edges.json"))
+    for score in (ours, edges):
+        assert score["num_candidates"] == 16 and score["selected"]["selected_on"].startswith("dev_score")
+    chosen = ours["selected"]
+    assert chosen["accuracy"] > 0.45 and chosen["minus_random"]["ci95"][0] > 0.05
+    assert ours["pass@16"]["accuracy"] > 0.8 > 0.6 > ours["random"]["accuracy"] > 0.15
+    assert (run / "accuracy_against_n.png").stat().st_size > 10_000
+    assert len(list(run.glob("case_*.png"))) == 3 and "aggregation fixed on dev" in (run / "table.txt").read_text()
+
+    started = time.monotonic()
+    third = quickstart(run)
+    log, _ = third.communicate(timeout=60)
+    assert third.returncode == 0 and time.monotonic() - started < 20
+    assert "==" in log and all(line.startswith("== done") for line in log.splitlines() if line.startswith("=="))

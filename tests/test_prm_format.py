@@ -1,0 +1,83 @@
+"""The exact text and the exact ids that are trained on and scored."""
+
+import pytest
+from transformers import AutoProcessor
+
+from mm_prm.prm_format import Encoder, parse_solution, prm_text, process_text, render_solution, render_steps
+from mm_prm.prompts import SYSTEM_MESSAGE, policy_prompt
+
+
+def test_the_process_has_one_marker_after_every_step():
+    assert process_text(["a", "b"]) == "a<prm>\n\nb<prm>"
+    assert process_text(["a", "b"], separator="") == "a<prm>b<prm>"
+    assert prm_text("x?", process_text(["75"])) == "Question: x?\nProcess: 75<prm>"
+
+
+def test_a_marker_written_by_a_model_or_a_person_is_defused():
+    text = prm_text("is <prm> a tag?", process_text(["I say <prm>", "<prm>"]))
+    assert text.count("<prm>") == 2
+    assert text == "Question: is < prm> a tag?\nProcess: I say < prm><prm>\n\n< prm><prm>"
+
+
+def test_prm_ids_spell_the_released_conversation(tokenizer):
+    encoded = Encoder(tokenizer).prm(prm_text("1 + 1?", process_text(["1 + 1 = 2", "2"])), [16, 32])
+    assert tokenizer.decode(encoded.input_ids) == (
+        f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
+        f"<img>{'<IMG_CONTEXT>' * 16}</img>\n<img>{'<IMG_CONTEXT>' * 32}</img>\n"
+        "Question: 1 + 1?\nProcess: 1 + 1 = 2<prm>\n\n2<prm><|im_end|>\n"
+    )
+    marker = tokenizer.convert_tokens_to_ids("<prm>")
+    assert [encoded.input_ids[position] for position in encoded.marker_positions] == [marker, marker]
+    # Encoding the whole text at once gives the same ids: inserting ids did not move a token boundary.
+    assert tokenizer(tokenizer.decode(encoded.input_ids))["input_ids"] == encoded.input_ids
+
+
+def test_special_tokens_in_a_question_stay_text(tokenizer):
+    nasty = "<prm> <IMG_CONTEXT> <|im_end|> <img> <image>"
+    plain = Encoder(tokenizer).prm(prm_text("?", process_text(["s"])), [])
+    forged = Encoder(tokenizer).prm(prm_text(nasty, process_text([nasty])), [])
+    specials = set(Encoder(tokenizer).special.values())
+    assert sum(i in specials for i in forged.input_ids) == sum(i in specials for i in plain.input_ids)
+    assert len(forged.marker_positions) == 1
+
+
+def test_sft_ids_are_those_of_the_chat_template(desk, tokenizer):
+    prompt, reply = policy_prompt("What is 3 + 3?"), render_solution(["3 + 3 = 6"], "6")
+    encoded = Encoder(tokenizer).sft(prompt, reply, [16])
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    processor = AutoProcessor.from_pretrained(desk)
+    asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    asked = asked.replace("<IMG_CONTEXT>", "<img>" + "<IMG_CONTEXT>" * 16 + "</img>")
+    assert encoded.input_ids[: encoded.target_start] == tokenizer(asked)["input_ids"]
+    assert tokenizer.decode(encoded.input_ids[encoded.target_start :]) == reply + "<|im_end|>"
+
+
+def test_the_chat_template_keeps_a_given_system_message(tokenizer):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    )
+
+
+def test_the_policy_prompt_ends_with_question_and_previous_steps():
+    assert policy_prompt("x?").endswith("\nQuestion: x?")
+    assert policy_prompt("x?", render_steps(["a", "b"])).endswith(
+        "\nQuestion: x?\nPrevious Steps: <step>a</step><step>b</step>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "answer"),
+    [
+        ("<step>a</step><step>b</step><answer>75</answer>", ["a", "b", "75"], "75"),
+        ("<step> a\nb </step>\n\n<answer> 75 </answer> done", ["a\nb", "75"], "75"),
+        ("<step>a</step><step>cut off", ["a"], None),
+        ("<answer>75</answer>", ["75"], "75"),
+        ("<step>a</step><answer></answer>", ["a"], None),
+        ("just words", [], None),
+        ("", [], None),
+        ("<step></step><step>a</step><answer>1</answer><step>b</step>", ["a", "1"], "1"),
+    ],
+)
+def test_a_reply_becomes_a_rollout(text, steps, answer):
+    assert parse_solution(text) == (steps, answer)

@@ -1,0 +1,171 @@
+"""Stage 5 on a tiny model: rows, batches, the loss and what it does not depend on, the script and its output."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import run_script
+from internvl.train.dataset import Collator, RowDataset, read_rows
+from PIL import Image
+
+from mm_prm.cli import BadInput
+from mm_prm.prm_model import Prm, load_model, load_processor, soft_label_loss, yes_no_ids
+
+SCRIPT = "internvl_chat/internvl/train/internvl_chat_finetune.py"
+
+
+def prm_row(id_, labels, image="p.png"):
+    process = "\n\n".join(f"step {n}<prm>" for n in range(len(labels)))
+    turns = [{"from": "human", "value": f"Question: what?\nProcess: {process}"}, {"from": "gpt", "value": labels}]
+    return {"id": id_, **({"image": image} if image else {}), "conversations": turns}
+
+
+def write_dataset(folder, rows, **entry):
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (112, 112), (200, 30, 30)).save(folder / "p.png")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    meta = {"toy": {"root": "", "annotation": "rows.jsonl", **entry}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return str(folder / "meta.json")
+
+
+def test_soft_label_loss_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])  # p = 1/2, 3/4
+    expected = math.log(2) - (0.25 * math.log(0.75) + 0.75 * math.log(0.25))
+    assert soft_label_loss(logits, torch.tensor([0.3, 0.25])).item() == pytest.approx(expected)
+
+
+def test_every_bad_row_is_named_before_training(tmp_path):
+    rows = [
+        prm_row("good", [0.5]),
+        {
+            **prm_row("few", [0.5, 1]),
+            "conversations": [prm_row("", [1])["conversations"][0], {"from": "gpt", "value": [1, 0]}],
+        },
+        prm_row("high", [1.5]),
+        prm_row("gone", [1], image="gone.png"),
+        {"id": "empty", "conversations": []},
+    ]
+    meta = write_dataset(tmp_path, rows, length=4)
+    with pytest.raises(BadInput) as error:
+        read_rows(meta, "prm", 0)
+    lines = error.value.problems
+    assert len(lines) == 5 and "length is 4, but it has 5 rows" in lines[0]
+    for line, words in zip(
+        lines[1:], ["1 <prm> but 2 labels", "between 0 and 1", "gone.png", "one human"], strict=True
+    ):
+        assert words in line
+    done = run_script(SCRIPT, "--model_name_or_path", tmp_path, "--meta_path", meta, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2 and "record 2 (id few)" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_repeat_time_repeats_whole_and_seeded_parts(tmp_path):
+    meta = write_dataset(tmp_path, [prm_row(str(n), [0.5]) for n in range(8)], repeat_time=1.5)
+    rows = read_rows(meta, "prm", 0)
+    assert len(rows) == 12 and rows == read_rows(meta, "prm", 0) != read_rows(meta, "prm", 1)
+
+
+def batches(desk, meta, sizes, max_length=8192):
+    processor = load_processor(str(desk))
+    dataset = RowDataset(read_rows(meta, "prm", 0), processor, "prm", max_length)
+    samples, collate = iter([dataset[index] for index in range(len(dataset))]), Collator(0, "prm")
+    return [collate([next(samples) for _ in range(size)]) for size in sizes]
+
+
+def test_logits_at_markers_are_those_of_the_stock_model(desk, tmp_path):
+    meta = write_dataset(tmp_path, [prm_row("a", [0.5, 1]), prm_row("b", [0], image=None), prm_row("c", [1, 0, 1])])
+    [batch] = batches(desk, meta, [3])
+    model = load_model(str(desk), torch.float32).eval()
+    targets, vocabulary = batch.pop("targets"), yes_no_ids(load_processor(str(desk)).tokenizer)
+    assert targets.tolist() == [0.5, 1, 0, 1, 0, 1]
+    with torch.no_grad():
+        ours = model(**batch, vocabulary=vocabulary)
+        rows, columns = batch.pop("rows"), batch.pop("columns")
+        stock = type(model).forward(model, **batch).logits[rows, columns][:, vocabulary]
+    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+
+
+def test_what_truncation_cuts_is_dropped_with_its_labels(desk, tmp_path):
+    meta = write_dataset(tmp_path, [prm_row("a", [0.5, 0.25, 0.75])])
+    whole = batches(desk, meta, [1])[0]
+    [batch] = batches(desk, meta, [1], max_length=int(whole["columns"][2]))
+    assert batch["targets"].tolist() == [0.5, 0.25] and batch["columns"].tolist() == whole["columns"].tolist()[:2]
+    with pytest.raises(BadInput, match="nothing to train on"):
+        batches(desk, meta, [1], max_length=10)
+
+
+def test_scores_do_not_depend_on_the_other_candidates(desk, tmp_path):
+    write_dataset(tmp_path, [prm_row("a", [0.5])])
+    prm, image = Prm.load(str(desk), "\n\n"), [str(tmp_path / "p.png")]
+    candidates = [["one", "two"], ["a much longer first step", "b", "c"], [], ["one", "two"]]
+    together = prm.score("what?", image, candidates)
+    assert [len(scores) for scores in together] == [2, 3, 0, 2] and together[0] == together[3]
+    for steps, scores in zip(candidates, together, strict=True):
+        assert prm.score("what?", image, [steps])[0] == pytest.approx(scores, abs=1e-5)
+        # A score depends on the steps up to it alone.
+        assert prm.score("what?", image, [steps[:1]])[0] == pytest.approx(scores[:1], abs=1e-5)
+
+
+def finetune(desk, meta, out, *flags):
+    return run_script(
+        *[SCRIPT, "--model_name_or_path", desk, "--meta_path", meta, "--output_dir", out, "--report_to", "none"],
+        *["--learning_rate", "1e-2", "--logging_steps", "1", "--lr_scheduler_type", "constant", "--warmup_ratio", "0"],
+        *flags,
+    )
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_training_learns_labels_and_the_split_of_a_batch_does_not_matter(desk, tmp_path):
+    # Rows with different numbers of labels: a mean of means would weigh them differently.
+    meta = write_dataset(tmp_path, [prm_row(str(n), [0.9] * (1 + n % 3)) for n in range(8)])
+    flags = ["--max_steps", "3", "--save_strategy", "no", "--per_device_train_batch_size"]
+    for out, size, accumulation in (("one", 8, 1), ("four", 2, 4)):
+        done = finetune(desk, meta, tmp_path / out, *flags, size, "--gradient_accumulation_steps", accumulation)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
+    moved = max((one[name] - tensor).abs().max() for name, tensor in weights(desk).items())
+    apart = max((one[name] - four[name]).abs().max() for name in one)
+    assert moved > 1e-2 and apart < 1e-4
+    assert (tmp_path / "one" / "train_results.json").exists()
+    # The checkpoint has all that scoring and serving need, and the labels were learned.
+    [[score]] = Prm.load(str(tmp_path / "one"), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
+    [[before]] = Prm.load(str(desk), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
+    assert abs(score - 0.9) < abs(before - 0.9) and score > 0.75
+    assert set(weights(tmp_path / "one")) == set(weights(desk))
+    assert json.loads((tmp_path / "one" / "config.json").read_text())["architectures"] == [
+        "InternVLForConditionalGeneration"
+    ]
+
+
+@pytest.mark.slow
+def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on(desk, tmp_path):
+    meta = write_dataset(tmp_path, [prm_row(str(n), [0.9]) for n in range(4)])
+    flags = ["--freeze_backbone", "True", "--use_llm_lora", "4", "--freeze_mlp", "True", "--drop_path_rate", "0.1"]
+    first = finetune(
+        desk, meta, tmp_path / "out", *flags, "--max_steps", "2", "--save_steps", "1", "--grad_checkpoint", "True"
+    )
+    assert first.returncode == 0, first.stderr[-2000:]
+    before, after = weights(desk), weights(tmp_path / "out")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("language_model" in name and "_proj" in name for name in changed)
+    again = finetune(desk, meta, tmp_path / "out", *flags, "--max_steps", "4", "--save_steps", "1")
+    assert again.returncode == 0 and "'epoch': '4'" in again.stdout and "'epoch': '1'" not in again.stdout
+    nothing = finetune(
+        desk, meta, tmp_path / "n", "--freeze_backbone", "True", "--freeze_mlp", "True", "--freeze_llm", "True"
+    )
+    assert nothing.returncode == 2 and "nothing to train" in nothing.stderr
+
+
+def test_a_wrong_tile_size_or_checkpoint_is_one_clear_line(desk, tmp_path):
+    meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
+    done = finetune(desk, meta, tmp_path / "o", "--force_image_size", "448")
+    assert done.returncode == 2 and "the vision tower takes 112" in done.stderr
+    done = finetune(tmp_path, meta, tmp_path / "o")
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and str(tmp_path) in done.stderr
