@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +220,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "partial_solution": self.partial_solution,
-            "mc_value": self.mc_value,
-            "visit_count": self.visit_count,
-            "num_rollouts": self.num_rollouts,
-            "num_correct": self.num_correct,
-            "correct_rollouts": self.correct_rollouts,
-            "correct_counts": self.correct_counts,
-            "incorrect_rollouts": self.incorrect_rollouts,
-            "incorrect_counts": self.incorrect_counts,
-            "children": [child.to_dict() for child in self.children],
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Node:

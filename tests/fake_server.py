@@ -39,7 +39,9 @@ class ChatServer:
             {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": t}, "logprobs": tokens}
             for i, t in enumerate(texts)
         ]
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+        usage = {"prompt_tokens": 1, "completion_tokens": 3 * len(texts), "total_tokens": 4}
+        head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
+        return {**head, "choices": choices, "usage": usage}
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -73,7 +73,7 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     axes.set(xlabel="candidates N", ylabel="accuracy, %", ylim=(0, 102))
     axes.set_title(f"Best-of-N on {ours['num_problems']} unseen desk problems", fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper left")
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
@@ -110,7 +110,7 @@ def draw_case(record: dict[str, Any], path: Path) -> None:
         for step, score in zip(record["solutions_splits"][index], record["prm_scores"][index], strict=True):
             y -= 0.075
             right.text(
-                0, y, f"{score:.2f}", fontsize=9, color=plt.get_cmap("RdYlGn")(0.05 + 0.9 * score), weight="bold"
+                0, y, f"{score:.2f}", fontsize=9, color=plt.get_cmap("coolwarm_r")(0.05 + 0.9 * score), weight="bold"
             )
             right.text(0.1, y, step, fontsize=9)
         y -= 0.12
