@@ -56,7 +56,9 @@ async def generate(args: argparse.Namespace, todo: list[tuple[int, Problem]], pa
     _, judge = judge_from_flags(args)
 
     async def one(number: int, problem: Problem) -> None:
-        rollouts = await client.problem(problem.question, problem.images, number).draw([], args.num_rollouts, logprobs=True)
+        rollouts = await client.problem(problem.question, problem.images, number).draw(
+            [], args.num_rollouts, logprobs=True
+        )
         record = await judged(problem, rollouts, judge)
         with partial.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": problem.key, "record": record}, ensure_ascii=False) + "\n")

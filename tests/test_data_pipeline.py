@@ -28,7 +28,7 @@ def policy(request):
 def annotate(seed, out, url, *flags, **kwargs):
     return run_script(
         *["data_pipeline/run_data_pipeline.py", "--input_file", seed, "--output_dir", out, "--policy_endpoint", url],
-        *["--model", "m", "--judge", "rule", "--max_outage", "0.6", *flags],
+        *["--model", "m", "--judge", "rule", "--max_outage", "0.6", "--max_search_count", "2", *flags],
         **kwargs,
     )
 
@@ -173,7 +173,7 @@ def test_a_stopped_run_is_resumed(seed_file, tmp_path, name):
     with ChatServer(slow) as server:
         process = subprocess.Popen(
             [sys.executable, "data_pipeline/run_data_pipeline.py", "--input_file", seed_file, "--output_dir", out]
-            + ["--policy_endpoint", server.url, "--model", "m", "--num_rollouts", "2"],
+            + ["--policy_endpoint", server.url, "--model", "m", "--num_rollouts", "2", "--max_search_count", "2"],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,

@@ -102,7 +102,7 @@ def test_the_key_does_not_depend_on_where_the_file_lies(seed_file, tmp_path):
     moved = json.loads(seed_file.read_text())
     moved[0]["image_path"] = "../p0.png"
     (tmp_path / "chunks").mkdir()
-    (tmp_path / "chunks" / "part.json").write_text(json.dumps(moved))
+    (tmp_path / "chunks" / "part.json").write_text(json.dumps(moved[:1]))
     assert records.read_seed(tmp_path / "chunks" / "part.json")[0][0].key == keys[0]
     assert len(set(keys)) == 3 and all(len(key) == 32 for key in keys)
 
