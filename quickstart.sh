@@ -11,8 +11,8 @@ cd "$(dirname "$0")"
 
 SCALE=${DESK_SCALE:-full}
 case $SCALE in
-  full) RUN=${DESK_RUN:-runs/desk} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=2 ;;
-  small) RUN=${DESK_RUN:-runs/desk_small} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=60 TEST=120 EPOCHS=3 ;;
+  full) RUN=${DESK_RUN:-runs/desk} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 ;;
+  small) RUN=${DESK_RUN:-runs/desk_small} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=60 TEST=120 EPOCHS=5 ;;
   *) echo "error: DESK_SCALE=$SCALE: must be full or small" >&2; exit 2 ;;
 esac
 BASE=examples/desk/base
