@@ -9,20 +9,25 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-SCALE=${DESK_SCALE:-full}
+SCALE=${DESK_SCALE:-full} SCRATCH=
+if [ "${DESK_FROM_SCRATCH:-0}" = 1 ]; then SCRATCH=_scratch; fi
 case $SCALE in
-  full) RUN=${DESK_RUN:-runs/desk} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 ;;
-  small) RUN=${DESK_RUN:-runs/desk_small} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=60 TEST=120 EPOCHS=5 ;;
+  full) RUN=${DESK_RUN:-runs/desk$SCRATCH} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 ;;
+  small) RUN=${DESK_RUN:-runs/desk_small$SCRATCH} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=60 TEST=120 EPOCHS=5 ;;
   *) echo "error: DESK_SCALE=$SCALE: must be full or small" >&2; exit 2 ;;
 esac
 BASE=examples/desk/base
 DATA=$RUN/data
 POLICY=$RUN/policy
+export MM_PRM_DIE_WITH_PARENT=1 # even kill -9 of this script leaves nothing running
 export PORT=${PORT:-8377} PYTHON=$PWD/.venv/bin/python TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 SHELL_DIR=internvl_chat/shell/internvl2.5/2nd_finetune
 
 # How rollouts are drawn at desk scale (the paper's values are the scripts' defaults)
 DRAW=(--judge rule --prefix_mode prefill --repetition_penalty 1.0 --max_new_tokens 160 --concurrency 128)
+
+# One tile of 112 pixels per picture
+TILES=(--dynamic_image_size False --max_dynamic_patch 1 --use_thumbnail False)
 
 stage() { # "what it does (how long)" file-that-says-it-is-done command...
   local title=$1 result=$2
@@ -63,7 +68,7 @@ train_prm() { # stage 5
   MODEL_PATH=$POLICY META_PATH=$RUN/prm_$1_meta.json OUTPUT_DIR=$RUN/prm_$1 GPUS=1 BATCH_SIZE=32 \
     PER_DEVICE_BATCH_SIZE=32 LEARNING_RATE=5e-4 EPOCHS=$EPOCHS \
     sh "$SHELL_DIR/internvl2_5_38b_dynamic_res_2nd_finetune_full_prm.sh" \
-    --grad_checkpoint False --save_strategy no --logging_steps 10 --adam_beta2 0.98
+    "${TILES[@]}" --grad_checkpoint False --save_strategy no --logging_steps 10 --adam_beta2 0.98
 }
 
 evaluate() { # stage 6 for one kind of labels: the dev split fixes the aggregation, the test split is used once
@@ -83,7 +88,7 @@ mkdir -p "$RUN"
 stage "making problems with pictures (10 s)" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py \
   --output_dir "$DATA" --train $TRAIN --solutions $SOLUTIONS --annotate $ANNOTATE --dev $DEV --test $TEST
 
-if [ "${DESK_FROM_SCRATCH:-0}" = 1 ]; then
+if [ -n "$SCRATCH" ]; then
   BASE=$RUN/base
   stage "training the base model from nothing (35 minutes)" "$BASE/train_results.json" \
     bash examples/desk/pretrain_base.sh "$RUN/pretraining" "$BASE"
@@ -92,7 +97,7 @@ fi
 MODEL_PATH=$BASE META_PATH=$DATA/sft_meta.json OUTPUT_DIR=$POLICY GPUS=1 BATCH_SIZE=32 PER_DEVICE_BATCH_SIZE=32 \
   LEARNING_RATE=2e-3 stage "stage 0: fine-tuning MM-Policy on the teacher's solutions (90 s)" \
   "$POLICY/train_results.json" sh $SHELL_DIR/internvl2_5_8b_dynamic_res_2nd_finetune_full_policy.sh \
-  --freeze_backbone False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear
+  "${TILES[@]}" --freeze_backbone False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear
 
 if [ -e "$RUN/trees.done" ] && [ -e "$RUN/rollouts_dev.json" ] && [ -e "$RUN/rollouts_test.json" ]; then
   with_policy # says that all is done
@@ -100,7 +105,7 @@ else
   echo "== starting the policy server (30 to 60 s)"
   POLICY_ENDPOINT=http://127.0.0.1:$PORT/v1 "$PYTHON" data_pipeline/serve_policy.py --model "$POLICY" --port "$PORT" \
     --log "$RUN/logs/policy_server.log" --max-model-len 512 --limit-mm-per-prompt '{"image": 1, "video": 0}' \
-    -- bash "$0" --with-policy
+    -- bash quickstart.sh --with-policy
 fi
 
 for labels in rollouts edges; do

@@ -29,7 +29,7 @@ class SearchParams:
     c_puct: float = 0.125
     alpha: float = 0.5
     beta: float = 0.9
-    length_scale: float = 2000  # words
+    length_scale: int = 2000  # words
 
 
 @dataclass

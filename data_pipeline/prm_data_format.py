@@ -12,7 +12,7 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.prm_format import MARKER, prm_text
-from mm_prm.records import image_list, image_value, parse_path, read_checked, write_json, write_jsonl
+from mm_prm.records import dataset_entry, image_list, image_value, parse_path, read_checked, write_json, write_jsonl
 
 
 def training_row(path: dict[str, Any], image_root: Path) -> dict[str, Any]:
@@ -42,24 +42,10 @@ def main() -> None:
     parser.add_argument("--meta_file", type=Path, help="dataset JSON; default: the output file with _meta.json")
     parser.add_argument("--name", default="mm_prm", help="name of the dataset in it")
     args = parser.parse_args()
-    paths = read_checked(args.input_file, parse_path)
-    rows, bad = [], []
-    for number, path in enumerate(paths, 1):
-        try:
-            rows.append(training_row(path, args.image_root))
-        except ValueError as error:
-            bad.append(f"{args.input_file}: record {number} (id {path['id']}): {error}")
-    if bad:
-        raise cli.BadInput(*bad)
+    rows = read_checked(args.input_file, lambda record: training_row(parse_path(record), args.image_root))
     meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
     write_jsonl(args.output_file, rows)
-    entry = {
-        "root": str(args.image_root.resolve()),
-        "annotation": str(args.output_file.resolve()),
-        "data_augment": False,
-        "repeat_time": 1,
-        "length": len(rows),
-    }
+    entry = dataset_entry(args.image_root, args.output_file, len(rows))
     write_json(meta_file, {args.name: entry})
     print(f"{args.output_file}: {len(rows)} rows; {meta_file}: dataset {args.name!r}")
 

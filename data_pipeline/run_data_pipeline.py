@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     add_policy_flags(parser)
     add_judge_flags(parser)
     for item in fields(SearchParams):
-        kind = cli.positive_int if isinstance(item.default, int) and item.name != "length_scale" else float
+        kind = cli.positive_int if isinstance(item.default, int) else float
         parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=SEARCH_HELP[item.name])
     return parser.parse_args()
 
@@ -60,7 +60,7 @@ def summary(tree: Tree, seconds: float) -> dict[str, Any]:
     }
 
 
-async def annotate(args: argparse.Namespace, todo: list[tuple[int, Problem]]) -> None:
+async def annotate(args: argparse.Namespace, todo: list[Problem]) -> None:
     client = policy_from_flags(args)
     judge_name, judge = judge_from_flags(args)
     params = SearchParams(**{item.name: getattr(args, item.name) for item in fields(SearchParams)})
@@ -73,9 +73,9 @@ async def annotate(args: argparse.Namespace, todo: list[tuple[int, Problem]]) ->
         "version": __version__,
     }
 
-    async def one(number: int, problem: Problem) -> None:
+    async def one(problem: Problem) -> None:
         started = time.monotonic()
-        policy = client.problem(problem.question, problem.images, number)
+        policy = client.for_problem(problem)
 
         async def draw(prefix: list[str], n: int) -> list[tuple[list[str], str | None]]:
             return [(rollout.steps, rollout.answer) for rollout in await policy.draw(prefix, n)]
@@ -103,7 +103,7 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.log_file:
         args.log_file.parent.mkdir(parents=True, exist_ok=True)
-    todo = [(n, p) for n, p in enumerate(problems) if not (args.output_dir / f"{p.key}.json").exists()]
+    todo = [problem for problem in problems if not (args.output_dir / f"{problem.key}.json").exists()]
     print(f"{args.input_file}: {len(problems)} problems, {len(problems) - len(todo)} trees already there", flush=True)
     if todo:
         asyncio.run(annotate(args, todo))

@@ -79,10 +79,8 @@ def rollout_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
     for steps, correct in outcomes.items():
         if steps:
             prefixes = [steps[:length] for length in range(1, len(steps) + 1)]
-            # A step above the prefix a rollout was forced from may have been reached in that way alone.
-            labels = [right[p] / total[p] for p in prefixes if total[p]]
-            if len(labels) == len(steps):
-                yield SolutionPath(tuple((step,) for step in steps), tuple(labels), correct)
+            labels = tuple(right[prefix] / total[prefix] for prefix in prefixes)
+            yield SolutionPath(tuple((step,) for step in steps), labels, correct)
 
 
 # How paths and labels come from a tree, and how many paths of one tree are kept unless told otherwise.
@@ -121,7 +119,7 @@ def sample(
             continue
         found = list(paths_of(tree.root, threshold))
         long_enough = [path for path in found if path.words() >= MIN_WORDS]
-        distinct = list(dict.fromkeys(long_enough))
+        distinct = list({path.entries: path for path in reversed(long_enough)}.values())[::-1]  # the first of equals
         counts["too_short"] += len(found) - len(long_enough)
         counts["duplicates"] += len(long_enough) - len(distinct)
         rng = random.Random(f"{seed} {tree.id}")

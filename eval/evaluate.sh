@@ -12,7 +12,7 @@ DATASET=$2
 shift 2
 
 BENCHMARK=${BENCHMARK:-seed}
-OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}   # one folder for each policy and dataset
 ROLLOUTS=${ROLLOUTS:-$OUTPUT_DIR/rollouts.json}
 SCORE=${SCORE:-}                                # where the metrics go; default: beside the scores
 SELECT_ON=${SELECT_ON:-}                        # score file of a dev split that fixes the aggregation
@@ -32,7 +32,10 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 
 if grep -q '"solutions_splits"' "$DATASET"; then
   ROLLOUTS=$DATASET
-elif [ ! -e "$ROLLOUTS" ]; then
+elif [ "$ROLLOUTS" -nt "$DATASET" ]; then
+  echo "reusing the candidates in $ROLLOUTS"
+else
+  rm -f "$ROLLOUTS"                             # made from an older version of the dataset, if it is there at all
   mkdir -p "$OUTPUT_DIR"
   set -- "$PYTHON" "$HERE/generate_rollouts.py" --benchmark "$BENCHMARK" --data "$DATASET" \
     --output_file "$ROLLOUTS" --model "$POLICY_NAME" "$@"
@@ -48,7 +51,10 @@ fi
 
 # Named after the checkpoint: another one scored on the same rollouts gets a file of its own
 SCORED=${SCORED:-$OUTPUT_DIR/$(basename "$CHECKPOINT")_scored.json}
-[ -e "$SCORED" ] || "$PYTHON" "$HERE/prm/evaluate_prm.py" --checkpoint "$CHECKPOINT" --input_file "$ROLLOUTS" \
-  --output_file "$SCORED"
+if [ "$SCORED" -nt "$ROLLOUTS" ] && [ "$SCORED" -nt "$CHECKPOINT/config.json" ]; then
+  echo "reusing the scores in $SCORED"
+else
+  "$PYTHON" "$HERE/prm/evaluate_prm.py" --checkpoint "$CHECKPOINT" --input_file "$ROLLOUTS" --output_file "$SCORED"
+fi
 exec "$PYTHON" "$HERE/prm/extract_calculate.py" --input_file "$SCORED" \
   ${SCORE:+--output_file "$SCORE"} ${SELECT_ON:+--select_on "$SELECT_ON"}

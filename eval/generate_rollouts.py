@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from benchmarks import BENCHMARKS
 from mm_prm import cli
 from mm_prm.judge import JudgeFunction, add_judge_flags, judge_from_flags
 from mm_prm.policy import Rollout, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, image_value, read_jsonl, write_atomic, write_json
+from mm_prm.records import Problem, image_value, write_json, write_jsonl
 from mm_prm.work import work_through
 
 
@@ -51,29 +52,29 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: JudgeFunction
     }
 
 
-async def generate(args: argparse.Namespace, todo: list[tuple[int, Problem]], partial: Path) -> None:
+async def generate(args: argparse.Namespace, todo: list[Problem], partial: Path) -> None:
     client = policy_from_flags(args)
     _, judge = judge_from_flags(args)
 
-    async def one(number: int, problem: Problem) -> None:
-        rollouts = await client.problem(problem.question, problem.images, number).draw(
-            [], args.num_rollouts, logprobs=True
-        )
+    async def one(problem: Problem) -> None:
+        rollouts = await client.for_problem(problem).draw([], args.num_rollouts, logprobs=True)
         record = await judged(problem, rollouts, judge)
         with partial.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": problem.key, "record": record}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"key": problem.key, "record": record}) + "\n")
 
     await work_through(todo, one, client, args.concurrency, "rollouts")
 
 
 def finished(partial: Path) -> dict[str, dict[str, Any]]:
-    """What an interrupted run left, by problem key; a last line cut short by a kill is dropped from the file."""
+    """What an interrupted run left, by problem key. A line cut short by a kill or a full disk is dropped for good."""
     if not partial.exists():
         return {}
-    text = partial.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        write_atomic(partial, text[: text.rfind("\n") + 1])
-    return {row["key"]: row["record"] for row in read_jsonl(partial)}
+    rows = []
+    for line in partial.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    write_jsonl(partial, rows)
+    return {row["key"]: row["record"] for row in rows}
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def main() -> None:
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
     done = finished(partial)
-    todo = [(number, problem) for number, problem in enumerate(problems) if problem.key not in done]
+    todo = [problem for problem in problems if problem.key not in done]
     print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
     if todo:
         asyncio.run(generate(args, todo, partial))

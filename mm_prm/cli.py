@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -34,8 +37,19 @@ def fail(code: int, *lines: str) -> NoReturn:
     raise SystemExit(code)
 
 
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies, so that even SIGKILL of it leaves nothing running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+
+
 def run(main: Callable[[], object]) -> NoReturn:
-    """Run a script's main() and turn what it raises into the documented exit codes."""
+    """Run a script's main() and turn what it raises into the documented exit codes.
+
+    With MM_PRM_DIE_WITH_PARENT set, the script stops when the process that started it is gone.
+    """
+    if os.environ.get("MM_PRM_DIE_WITH_PARENT"):
+        die_with_parent()
     try:
         main()
     except BadInput as error:

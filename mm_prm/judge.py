@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
 
 import math_verify
@@ -22,8 +22,10 @@ from mm_prm.prompts import JUDGE_TEMPLATE
 JUDGES = ("rule", "llm", "rule+llm")
 JudgeFunction = Callable[[str, str, str], Awaitable[bool]]  # question, reference, answer -> right?
 
-_CHOICE = re.compile(r"^\(?([A-Z])\)?(?:[.:,)\s]|$)")
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3002: 0x2E}
+# A choice letter, perhaps in brackets, perhaps with the choice's text behind it: B, (B), b), Option B, B. 75
+_CHOICE = re.compile(r"(?:option |choice )?\(?([a-z])(?:\)|[.:)] ?\S.*|[.:)])?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)?(\.\d+)?")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3002: 0x2E, 0x2212: 0x2D}
 
 
 class Undecided(Fault):
@@ -31,19 +33,15 @@ class Undecided(Fault):
 
 
 def normalise(answer: str) -> str:
-    """Full-width characters to ASCII, `\\boxed{}` and math dollars removed, spaces folded, a final period dropped."""
+    """Full-width characters to ASCII; LaTeX boxes, text and dollars removed; spaces folded, a final period dropped."""
     text = answer.translate(_FULL_WIDTH).strip()
     boxed = re.fullmatch(r".*\\boxed\{(.*)\}\W*", text, re.DOTALL)
-    text = boxed.group(1) if boxed else text
+    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", boxed.group(1) if boxed else text)
     return re.sub(r"\s+", " ", text.strip("$ ")).rstrip(". ")
 
 
 def _number(text: str) -> Decimal | None:
-    try:
-        value = Decimal(text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", text) else text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
+    return Decimal(text.replace(",", "")) if any(map(str.isdigit, text)) and _NUMBER.fullmatch(text) else None
 
 
 @lru_cache(maxsize=100_000)
@@ -55,12 +53,18 @@ def rule_equal(reference: str, answer: str) -> bool:
     if reference.casefold() == answer.casefold():
         return True
     if re.fullmatch(r"[A-Z]", reference):
-        chosen = _CHOICE.match(answer)
-        return bool(chosen) and chosen.group(1) == reference
+        chosen = _CHOICE.fullmatch(answer)
+        return bool(chosen) and chosen.group(1).upper() == reference
     numbers = _number(reference), _number(answer)
     if None not in numbers:
         return numbers[0] == numbers[1]
-    return bool(math_verify.verify(math_verify.parse(f"${reference}$"), math_verify.parse(f"${answer}$")))
+    try:
+        gold, given = (math_verify.parse(f"${text}$", raise_on_error=True) for text in (reference, answer))
+        return bool(math_verify.verify(gold, given, raise_on_error=True))
+    except math_verify.errors.TimeoutException:
+        raise Undecided(f"math-verify took too long to compare {answer!r} with {reference!r}") from None
+    except Exception:  # what its grammar or sympy cannot read is not equal by rules
+        return False
 
 
 async def rule_judge(question: str, reference: str, answer: str) -> bool:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import hashlib
 import mimetypes
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import openai
 
 from mm_prm import cli
 from mm_prm.cli import Fault
 from mm_prm.prm_format import parse_solution, render_steps
 from mm_prm.prompts import policy_prompt
+from mm_prm.records import Problem
 
 PREFIX_MODES = ("prompt", "prefill")
+TIMEOUT = httpx.Timeout(1800, connect=10)  # seconds; a batch of long rollouts may take many minutes
 T = TypeVar("T")
 
 
@@ -55,14 +60,16 @@ async def with_retries(call: Callable[[], Awaitable[T]], max_outage: float, what
     Only a dropped connection, a timeout, an overload or a server-side error is tried again; a request that the
     server refuses raises Fault at once.
     """
-    deadline, pause = time.monotonic() + max_outage, 0.5
+    deadline, pause = None, 0.5
     while True:
         try:
             return await call()
         except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-            if time.monotonic() + pause > deadline:
+            now = time.monotonic()
+            deadline = deadline or now + max_outage  # the outage begins with the first failure
+            if now >= deadline:
                 raise Unreachable(f"{what}: out of reach for {max_outage:g} s ({error})") from None
-            await asyncio.sleep(pause)
+            await asyncio.sleep(min(pause, deadline - now))
             pause = min(2 * pause, 30)
         except openai.APIStatusError as error:
             raise Fault(f"{what}: refused ({error.message})") from None
@@ -90,7 +97,8 @@ class PolicyClient:
         self.model, self.sampling, self.prefix_mode = model, sampling, prefix_mode
         self.max_outage, self.seed = max_outage, seed
         self.clients = [
-            openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0, timeout=1800) for endpoint in endpoints
+            openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0, timeout=TIMEOUT)
+            for endpoint in endpoints
         ]
         self.rollouts = self.tokens = 0
 
@@ -98,21 +106,30 @@ class PolicyClient:
         for client in self.clients:
             await client.close()
 
-    def problem(self, question: str, images: Sequence[str], number: int) -> ProblemPolicy:
+    def for_problem(self, problem: Problem) -> ProblemPolicy:
         """A policy for one problem: its images are read and encoded once, and it sticks to one endpoint."""
-        return ProblemPolicy(self, question, [image_part(image) for image in images], number)
+        return ProblemPolicy(self, problem)
 
 
 class ProblemPolicy:
     """The policy as the search sees it: `await policy.draw(prefix, n)`."""
 
-    def __init__(self, client: PolicyClient, question: str, images: list[dict[str, Any]], number: int):
-        self.client, self.question, self.images, self.number, self.calls = client, question, images, number, 0
+    def __init__(self, client: PolicyClient, problem: Problem):
+        self.client, self.problem, self.calls = client, problem, 0
+        self.images = [image_part(image) for image in problem.images]
+        self.endpoint = client.clients[int(problem.key, 16) % len(client.clients)]
+
+    def next_seed(self) -> int:
+        """A seed for one request. The server counts up from it, one per sample, so neighbouring seeds would repeat
+        the same draws in the next request: a hash keeps the requests apart."""
+        self.calls += 1
+        text = f"{self.client.seed} {self.problem.key} {self.calls}"
+        return int.from_bytes(hashlib.md5(text.encode()).digest()[:6], "big")
 
     def messages(self, prefix: Sequence[str]) -> list[dict[str, Any]]:
         """The chat: in prompt mode the prefix is part of the question, in prefill mode the reply's beginning."""
         rendered, prefill = render_steps(list(prefix)), self.client.prefix_mode == "prefill"
-        text = policy_prompt(self.question, "" if prefill else rendered)
+        text = policy_prompt(self.problem.question, "" if prefill else rendered)
         messages = [{"role": "user", "content": [*self.images, {"type": "text", "text": text}]}]
         return [*messages, {"role": "assistant", "content": rendered}] if prefill and prefix else messages
 
@@ -123,22 +140,21 @@ class ProblemPolicy:
         extra: dict[str, Any] = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
         if messages[-1]["role"] == "assistant":
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
-        endpoint = client.clients[self.number % len(client.clients)]
-        self.calls += 1
+        seed = self.next_seed()
         reply = await with_retries(
-            lambda: endpoint.chat.completions.create(
+            lambda: self.endpoint.chat.completions.create(
                 model=client.model,
                 messages=messages,  # type: ignore[arg-type]
                 n=n,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_new_tokens,
-                seed=(client.seed * 1_000_003 + self.number) * 10_007 + self.calls,
+                seed=seed,
                 logprobs=logprobs,
                 extra_body=extra,
             ),
             client.max_outage,
-            f"policy {endpoint.base_url}",
+            f"policy {self.endpoint.base_url}",
         )
         rollouts = [read_choice(choice) for choice in reply.choices]
         client.rollouts += len(rollouts)
@@ -154,15 +170,25 @@ def read_choice(choice: Any) -> Rollout:
 
 
 def parse_endpoints(text: str) -> list[str]:
-    """`URL[,URL]` as base URLs ending in /v1."""
+    """argparse type: `URL[,URL]` as base URLs ending in /v1."""
     urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]
+    for url in urls:
+        if not re.fullmatch(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?", url):
+            raise argparse.ArgumentTypeError(f"not a URL like http://host:8000/v1: {url!r}")
+    if not urls:
+        raise argparse.ArgumentTypeError("no URL given")
     return [url if url.endswith("/v1") else f"{url}/v1" for url in urls]
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every script that draws rollouts."""
     defaults = Sampling()
-    parser.add_argument("--policy_endpoint", required=True, help="base URL(s) of the policy server, comma-separated")
+    parser.add_argument(
+        "--policy_endpoint",
+        required=True,
+        type=parse_endpoints,
+        help="base URL(s) of the policy server, comma-separated",
+    )
     parser.add_argument("--model", required=True, help="name under which the server serves the policy")
     for name, kind, text in (
         ("max_new_tokens", cli.positive_int, "longest rollout in tokens"),
@@ -185,7 +211,4 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
 
 def policy_from_flags(args: argparse.Namespace) -> PolicyClient:
     sampling = Sampling(**{name: getattr(args, name) for name in Sampling.__dataclass_fields__})
-    endpoints = parse_endpoints(args.policy_endpoint)
-    if not endpoints:
-        raise cli.BadInput("--policy_endpoint: no URL given")
-    return PolicyClient(endpoints, args.model, sampling, args.prefix_mode, args.max_outage, args.seed)
+    return PolicyClient(args.policy_endpoint, args.model, sampling, args.prefix_mode, args.max_outage, args.seed)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration
@@ -76,11 +77,21 @@ def load_model(checkpoint: str, dtype: torch.dtype) -> InternVLForConditionalGen
     Raises BadInput when the folder is not one.
     """
     try:
-        model = InternVLForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=dtype, attn_implementation=best_attention(), local_files_only=True
+        model, report = InternVLForConditionalGeneration.from_pretrained(
+            checkpoint,
+            dtype=dtype,
+            attn_implementation=best_attention(),
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
+    # transformers would fill what is missing with random weights and go on.
+    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    if wrong:
+        raise BadInput(
+            f"{checkpoint}: not a native InternVL checkpoint ({len(wrong)} weights missing or unknown: {wrong[0]})"
+        )
     # Bound to the instance: transformers renames weights on loading and saving by the stock class, a subclass of it
     # would be saved under names that vLLM cannot load.
     model.forward = MethodType(position_logits, model)

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def read_jsonl(path: str | Path) -> list[Any]:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error})") from None
     rows = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -124,13 +127,14 @@ def image_value(images: list[str]) -> str | list[str] | None:
     return images[0] if len(images) == 1 else (images or None)
 
 
+@lru_cache(maxsize=100_000)
 def check_image(path: str) -> None:
-    """Open an image far enough to know that it is one. Raises ValueError that says what is wrong with it."""
+    """Decode an image to know that it is whole. Raises ValueError that says what is wrong with it."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise ValueError(f"{path} has {image.width * image.height} pixels, over the limit {MAX_IMAGE_PIXELS}")
-            image.verify()
+            image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{path} is over the pixel limit {MAX_IMAGE_PIXELS}") from None
     except FileNotFoundError:
@@ -227,6 +231,8 @@ class Node:
         """Trees made elsewhere may lack the counts; every rollout then counts once."""
         correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
         counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
+        if (len(counts[0]), len(counts[1])) != (len(correct), len(incorrect)):
+            raise ValueError("a node's counts do not match its rollouts")
         return cls(
             partial_solution=data.get("partial_solution", []),
             mc_value=float(data["mc_value"]),
@@ -277,6 +283,8 @@ def read_trees(folder: str | Path) -> list[Tree]:
             trees.append(Tree.from_dict(read_json(path)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             bad.append(f"{path}: not a tree ({type(error).__name__}: {error})")
+        except BadInput as error:
+            bad += error.problems
     if bad:
         raise BadInput(*bad)
     if not trees:
@@ -310,6 +318,16 @@ def parse_path(record: Any) -> dict[str, Any]:
     return record
 
 
+CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "solutions_splits": list,
+    "labels": int,
+    "answers": (str, type(None)),
+    "solutions": str,
+    "logprobs": (int, float),
+    "prm_scores": list,
+}
+
+
 def parse_rollouts(record: Any) -> dict[str, Any]:
     """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
     _require(record, id=str, question=str, solutions_splits=list, labels=list)
@@ -317,16 +335,45 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
     count = len(record["solutions_splits"])
     if count == 0:
         raise ValueError("field 'solutions_splits': no candidate")
-    for name in ("labels", "answers", "solutions", "logprobs", "prm_scores"):
-        if record.get(name) is not None and len(record[name]) != count:
-            raise ValueError(f"field {name!r}: {len(record[name])} entries for {count} candidates")
+    for name, kind in CANDIDATE_FIELDS.items():
+        entries = record.get(name)
+        if entries is None:
+            continue
+        if not isinstance(entries, list) or len(entries) != count:
+            raise ValueError(f"field {name!r}: expected a list with one entry for each of the {count} candidates")
+        if not all(isinstance(entry, kind) for entry in entries):
+            raise ValueError(f"field {name!r}: an entry is of the wrong type")
+    if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
+        raise ValueError("field 'solutions_splits': every step must be text")
     if not all(label in (0, 1) for label in record["labels"]):
         raise ValueError("field 'labels': must be 0 or 1")
     return record
 
 
-def read_checked(path: str | Path, parse: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A JSON list whose every record passes `parse`; raises BadInput naming each one that does not."""
+def parse_scored(record: Any) -> dict[str, Any]:
+    """A rollouts record that has been scored: one number per step of every candidate."""
+    record = parse_rollouts(record)
+    if record.get("prm_scores") is None:
+        raise ValueError("field 'prm_scores' is missing: run evaluate_prm.py first")
+    for steps, scores in zip(record["solutions_splits"], record["prm_scores"], strict=True):
+        if len(scores) != len(steps) or not all(map(is_probability, scores)):
+            raise ValueError("field 'prm_scores': must be one number between 0 and 1 per step")
+    return record
+
+
+def dataset_entry(root: Path, annotation: Path, length: int) -> dict[str, Any]:
+    """One entry of the dataset JSON that the fine-tune script reads."""
+    return {
+        "root": str(root.resolve()),
+        "annotation": str(annotation.resolve()),
+        "data_augment": False,
+        "repeat_time": 1,
+        "length": length,
+    }
+
+
+def read_checked(path: str | Path, parse: Callable[[Any], Any]) -> list[Any]:
+    """A JSON list, every record turned by `parse`; raises BadInput naming each one that it refuses."""
     good, bad = parse_records(path, read_json_list(path), parse)
     if bad:
         raise BadInput(*bad)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
@@ -15,44 +14,39 @@ from mm_prm.records import Problem
 
 
 async def work_through(
-    problems: Sequence[tuple[int, Problem]],
-    handle: Callable[[int, Problem], Awaitable[Any]],
+    problems: Sequence[Problem],
+    handle: Callable[[Problem], Awaitable[None]],
     client: PolicyClient,
     concurrency: int,
     what: str,
 ) -> None:
-    """Call `handle(number, problem)` for every problem, at most `concurrency` at a time, under one progress bar.
+    """Call `handle(problem)` for every problem, at most `concurrency` at a time, under one progress bar.
 
     A Fault leaves that problem unfinished and the others go on. SIGTERM and Ctrl-C drop the requests in flight.
     The client is closed at the end. Raises Unfinished that lists every problem without a result and its reason.
     """
-    limit, failed = asyncio.Semaphore(concurrency), {}
+    limit, failed = asyncio.Semaphore(concurrency), {problem.id: "stopped" for problem in problems}
     bar = tqdm(total=len(problems), desc=what, unit="problem", mininterval=1)
-    done: set[str] = set()
 
-    async def one(number: int, problem: Problem) -> None:
+    async def one(problem: Problem) -> None:
         async with limit:
             try:
-                await handle(number, problem)
-                done.add(problem.id)
+                await handle(problem)
+                del failed[problem.id]
             except Fault as error:
                 failed[problem.id] = str(error)
             rate = 1 / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(
-                f"{client.rollouts * rate:.0f} rollouts/s, {client.tokens * rate:.0f} tokens/s, {len(failed)} failed"
-            )
+            bar.set_postfix_str(f"{client.rollouts * rate:.0f} rollouts/s, {client.tokens * rate:.0f} tokens/s", False)
             bar.update()
 
-    gathered = asyncio.gather(*(one(number, problem) for number, problem in problems))
+    gathered = asyncio.gather(*map(one, problems))
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, gathered.cancel)
     try:
         await gathered
     except asyncio.CancelledError:
-        for _, problem in problems:
-            if problem.id not in done:
-                failed.setdefault(problem.id, "stopped")
+        pass  # what was not reached is listed as stopped
     finally:
         bar.close()
         await client.close()

@@ -81,6 +81,7 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
         (["--num_rollouts", "0"], "at least 1"),
         (["--prefix_mode", "x"], "invalid choice"),
         (["--judge", "llm"], "--api_endpoint"),
+        (["--policy_endpoint", "localhost:8000"], "not a URL"),
         (["--unknown"], "unrecognized"),
     ],
 )
@@ -101,8 +102,10 @@ def test_seed_to_trees_and_a_second_run_asks_nobody(seed_file, tmp_path):
         assert root["image_path"] == str(tmp_path / "p0.png") and trees["c"]["image_path"] is None
         assert root["search"]["parameters"]["num_rollouts"] == 4 and root["search"]["judge"] == "rule"
         # The first step is good, the second is the first error.
-        good = root["children"][1]
-        assert good["partial_solution"] == ["We read the picture very carefully.", "It is 1"] or good["mc_value"] > 0
+        leaf, wrong, good = root["children"][:3]
+        assert (leaf["mc_value"], wrong["mc_value"], good["mc_value"]) == (1, 0, 0.5)
+        assert wrong["partial_solution"] == ["We read the picture very carefully.", "It is 1"]
+        assert good["partial_solution"] == ["We read the picture very carefully."]
         assert {json.loads(line)["id"] for line in log.read_text().splitlines()} == {"a", "2", "c"}
         images = [part["type"] for part in server.requests[-1]["messages"][0]["content"]]
         assert images[-1] == "text" and all(kind == "image_url" for kind in images[:-1])
@@ -110,6 +113,23 @@ def test_seed_to_trees_and_a_second_run_asks_nobody(seed_file, tmp_path):
         again = annotate(seed_file, out, server.url, "--num_rollouts", "4")
         assert again.returncode == 0 and "3 trees already there" in again.stdout
         assert len(server.requests) == asked and {p: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_no_two_requests_of_a_run_share_a_sample_seed(seed_file, tmp_path):
+    # The server gives sample i of a request the seed `seed + i`.
+    with ChatServer(policy) as server:
+        annotate(seed_file, tmp_path / "t", server.url, "--num_rollouts", "4")
+        one_by_one = {str(request): request["seed"] for request in server.requests}
+    used = [seed + i for seed in one_by_one.values() for i in range(4)]
+    assert len(one_by_one) > 6 and len(set(used)) == len(used)
+
+
+def test_trees_do_not_depend_on_how_many_are_grown_at_once(seed_file, tmp_path):
+    with ChatServer(policy) as server:
+        for width in ("1", "3"):
+            annotate(seed_file, tmp_path / width, server.url, "--num_rollouts", "4", "--concurrency", width)
+    one, three = ({p.name: p.read_bytes() for p in (tmp_path / width).iterdir()} for width in ("1", "3"))
+    assert one == three and len(one) == 3
 
 
 def test_the_prefix_travels_in_the_question_or_as_the_reply(seed_file, tmp_path):
@@ -178,7 +198,9 @@ def test_a_stopped_run_is_resumed(seed_file, tmp_path, name):
             stderr=subprocess.PIPE,
             text=True,
         )
+        deadline = time.monotonic() + 60
         while not (out.exists() and len(list(out.glob("*.json"))) == 2):
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(name)
         _, errors = process.communicate(timeout=20)

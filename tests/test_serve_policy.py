@@ -38,6 +38,11 @@ def is_up(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def runs(script):
+    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout.splitlines()
+    return any(str(script) in line and "serve_while" not in line for line in listed)
+
+
 @pytest.fixture(autouse=True)
 def keep_signals():
     kept = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -90,12 +95,13 @@ def test_one_replica_per_gpu_unless_told_otherwise(monkeypatch):
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_survives_the_launcher(tmp_path, name):
-    port = free_port()
+    port, child = free_port(), tmp_path / "child.py"  # a script below a shell, as in the shell scripts
+    child.write_text("import time; from mm_prm import cli; cli.run(lambda: time.sleep(60))")
     launcher = f"""
 from pathlib import Path
 from serve_policy import serve_while
 import sys
-serve_while([sys.executable, "-c", "import time; time.sleep(60)"],
+serve_while(["sh", "-c", "{sys.executable} {child} {port}; true"],
             [sys.executable, "-c", {SERVER!r}, "{port}"], {port}, Path({str(tmp_path / "log")!r}), 10)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "data_pipeline")}
@@ -103,13 +109,18 @@ serve_while([sys.executable, "-c", "import time; time.sleep(60)"],
     for line in process.stdout:
         if "healthy" in line:
             break
+    deadline = time.monotonic() + 10
+    while not runs(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert runs(child)
+    time.sleep(1)  # until it has asked to die with its parent
     urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
     process.send_signal(name)
     process.wait(20)
     deadline = time.monotonic() + 10
-    while is_up(port) and time.monotonic() < deadline:
+    while (is_up(port) or runs(child)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not is_up(port)
+    assert not is_up(port) and not runs(child)
 
 
 @pytest.mark.parametrize(

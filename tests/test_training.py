@@ -2,17 +2,27 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import run_script
+from internvl.train import internvl_chat_finetune
 from internvl.train.dataset import Collator, RowDataset, read_rows
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mm_prm.cli import BadInput
 from mm_prm.prm_model import Prm, load_model, load_processor, soft_label_loss, yes_no_ids
 
 SCRIPT = "internvl_chat/internvl/train/internvl_chat_finetune.py"
+
+
+def run_main(*args):
+    """The script's main() in this process, for errors it raises before training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [SCRIPT, *map(str, args)])
+        internvl_chat_finetune.main()
 
 
 def prm_row(id_, labels, image="p.png"):
@@ -56,8 +66,9 @@ def test_every_bad_row_is_named_before_training(tmp_path):
         lines[1:], ["1 <prm> but 2 labels", "between 0 and 1", "gone.png", "one human"], strict=True
     ):
         assert words in line
-    done = run_script(SCRIPT, "--model_name_or_path", tmp_path, "--meta_path", meta, "--output_dir", tmp_path / "out")
-    assert done.returncode == 2 and "record 2 (id few)" in done.stderr and not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match="record 2 .id few"):
+        run_main("--model_name_or_path", tmp_path, "--meta_path", meta, "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_repeat_time_repeats_whole_and_seeded_parts(tmp_path):
@@ -91,8 +102,8 @@ def test_what_truncation_cuts_is_dropped_with_its_labels(desk, tmp_path):
     whole = batches(desk, meta, [1])[0]
     [batch] = batches(desk, meta, [1], max_length=int(whole["columns"][2]))
     assert batch["targets"].tolist() == [0.5, 0.25] and batch["columns"].tolist() == whole["columns"].tolist()[:2]
-    with pytest.raises(BadInput, match="nothing to train on"):
-        batches(desk, meta, [1], max_length=10)
+    [batch] = batches(desk, meta, [1], max_length=10)
+    assert batch["targets"].tolist() == [] and batch["input_ids"].shape == (1, 10)
 
 
 def test_scores_do_not_depend_on_the_other_candidates(desk, tmp_path):
@@ -116,8 +127,6 @@ def finetune(desk, meta, out, *flags):
 
 
 def weights(folder):
-    from safetensors.torch import load_file
-
     return load_file(folder / "model.safetensors")
 
 
@@ -125,7 +134,20 @@ def weights(folder):
 def test_training_learns_labels_and_the_split_of_a_batch_does_not_matter(desk, tmp_path):
     # Rows with different numbers of labels: a mean of means would weigh them differently.
     meta = write_dataset(tmp_path, [prm_row(str(n), [0.9] * (1 + n % 3)) for n in range(8)])
-    flags = ["--max_steps", "3", "--save_strategy", "no", "--per_device_train_batch_size"]
+    # Plain SGD: an optimizer that rescales gradients would hide a loss that is off by a factor.
+    flags = [
+        "--max_steps",
+        "3",
+        "--save_strategy",
+        "no",
+        "--optim",
+        "sgd",
+        "--max_grad_norm",
+        "0",
+        "--weight_decay",
+        "0",
+    ]
+    flags.append("--per_device_train_batch_size")
     for out, size, accumulation in (("one", 8, 1), ("four", 2, 4)):
         done = finetune(desk, meta, tmp_path / out, *flags, size, "--gradient_accumulation_steps", accumulation)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -163,9 +185,38 @@ def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on(desk, tmp_pa
     assert nothing.returncode == 2 and "nothing to train" in nothing.stderr
 
 
-def test_a_wrong_tile_size_or_checkpoint_is_one_clear_line(desk, tmp_path):
+def test_a_wrong_tile_size_or_checkpoint_is_refused_before_training(desk, tmp_path):
     meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
-    done = finetune(desk, meta, tmp_path / "o", "--force_image_size", "448")
-    assert done.returncode == 2 and "the vision tower takes 112" in done.stderr
-    done = finetune(tmp_path, meta, tmp_path / "o")
-    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and str(tmp_path) in done.stderr
+    flags = ["--meta_path", meta, "--output_dir", tmp_path / "o", "--report_to", "none"]
+    with pytest.raises(BadInput, match="the vision tower takes 112"):
+        run_main("--model_name_or_path", desk, *flags, "--force_image_size", 448)
+    with pytest.raises(BadInput, match="no processor there"):
+        run_main("--model_name_or_path", tmp_path, *flags)
+
+
+def test_a_checkpoint_in_another_format_is_refused_not_filled_with_noise(desk, tmp_path):
+    shutil.copytree(desk, tmp_path / "other")
+    tensors = {f"vit.{name}": tensor for name, tensor in weights(desk).items()}
+    save_file(tensors, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="weights missing or unknown"):
+        load_model(str(tmp_path / "other"), torch.float32)
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(BadInput, match="not a native InternVL checkpoint"):
+        load_model(str(tmp_path / "other"), torch.float32)
+
+
+@pytest.mark.slow
+def test_the_scoring_script_writes_one_number_per_step(desk, tmp_path):
+    write_dataset(tmp_path, [prm_row("a", [0.5])])
+    record = {"id": "a", "question": "what?", "image_path": "p.png", "labels": [1, 0], "answer": "6"}
+    record["solutions_splits"] = [["3 + 3 = 6", "6"], []]
+    (tmp_path / "r.json").write_text(json.dumps([record]))
+    args = ["eval/prm/evaluate_prm.py", "--checkpoint", desk, "--input_file", tmp_path / "r.json", "--output_file"]
+    done = run_script(*args, tmp_path / "blank.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert run_script(*args, tmp_path / "bare.json", "--step_separator", "").returncode == 0
+    blank, bare = (json.loads((tmp_path / f"{name}.json").read_text())[0]["prm_scores"] for name in ("blank", "bare"))
+    assert [len(scores) for scores in blank] == [2, 0] and blank[0][0] == bare[0][0] and blank[0][1] != bare[0][1]
+    (tmp_path / "r.json").write_text(json.dumps([{**record, "image_path": "gone.png"}]))
+    done = run_script(*args, tmp_path / "o.json")
+    assert done.returncode == 2 and "record 1 (id a): field 'image_path'" in done.stderr

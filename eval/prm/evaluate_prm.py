@@ -6,6 +6,7 @@ python eval/prm/evaluate_prm.py --checkpoint work_dirs/prm --input_file rollouts
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,12 +16,15 @@ from mm_prm.prm_model import Prm
 from mm_prm.records import check_image, image_list, parse_rollouts, read_checked, write_json
 
 
-def find_images(record: dict, image_root: Path) -> list[str]:
-    """Absolute image paths of a record. Raises ValueError when one is missing or broken."""
+def with_images(record: dict[str, Any], image_root: Path) -> tuple[dict[str, Any], list[str]]:
+    """A record and its absolute image paths. Raises ValueError when an image is missing or broken."""
     images = [str(image_root / image) for image in image_list(record.get("image_path"))]
-    for image in images:
-        check_image(image)
-    return images
+    try:
+        for image in images:
+            check_image(image)
+    except ValueError as error:
+        raise ValueError(f"field 'image_path': {error}") from None
+    return record, images
 
 
 def main() -> None:
@@ -35,20 +39,13 @@ def main() -> None:
     )
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
     args = parser.parse_args()
-    records = read_checked(args.input_file, parse_rollouts)
-    images, bad = [], []
-    for record in records:
-        try:
-            images.append(find_images(record, args.image_root or args.input_file.parent))
-        except ValueError as error:
-            bad.append(f"{args.input_file}: record {record['id']}: field 'image_path': {error}")
-    if bad:
-        raise cli.BadInput(*bad)
+    root = args.image_root or args.input_file.parent
+    records = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
     prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"))
-    for record, paths in zip(tqdm(records, desc="scoring", unit="problem", mininterval=1), images, strict=True):
-        record["prm_scores"] = prm.score(record["question"], paths, record["solutions_splits"])
-    write_json(args.output_file, records)
-    print(f"{args.output_file}: {sum(len(record['prm_scores']) for record in records)} candidates scored")
+    for record, images in tqdm(records, desc="scoring", unit="problem", mininterval=1):
+        record["prm_scores"] = prm.score(record["question"], images, record["solutions_splits"])
+    write_json(args.output_file, [record for record, _ in records])
+    print(f"{args.output_file}: {sum(len(record['prm_scores']) for record, _ in records)} candidates scored")
 
 
 if __name__ == "__main__":

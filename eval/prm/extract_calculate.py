@@ -19,7 +19,7 @@ import numpy as np
 
 from mm_prm import cli
 from mm_prm.judge import normalise
-from mm_prm.records import parse_rollouts, read_checked, read_json, write_json
+from mm_prm.records import parse_scored, read_checked, read_json, write_json
 
 EDGE = 1e-9  # scores are kept this far from 0 and 1, so that every logarithm and odds ratio is finite
 BOOTSTRAPS, VOTE_SUBSETS = 2000, 32
@@ -159,17 +159,6 @@ def table(result: dict[str, Any]) -> str:
             label = f"selected: {entry['aggregation']}" if name == "selected" else name
             lines.append(f"{label:24s} {100 * entry['accuracy']:5.1f}  [{low:5.1f}, {high:5.1f}]")
     return "\n".join(lines)
-
-
-def parse_scored(record: Any) -> dict[str, Any]:
-    """A rollouts record that has been scored: one list of numbers per candidate."""
-    record = parse_rollouts(record)
-    if not isinstance(record.get("prm_scores"), list):
-        raise ValueError("field 'prm_scores' is missing: run evaluate_prm.py first")
-    for scores in record["prm_scores"]:
-        if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in scores):
-            raise ValueError("field 'prm_scores': must be numbers between 0 and 1")
-    return record
 
 
 def main() -> None:

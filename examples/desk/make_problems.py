@@ -23,7 +23,7 @@ from tqdm import tqdm
 from mm_prm import cli
 from mm_prm.prm_format import render_solution
 from mm_prm.prompts import policy_prompt
-from mm_prm.records import write_json, write_jsonl
+from mm_prm.records import dataset_entry, write_json, write_jsonl
 
 SIZE, PATCH = 112, 14  # pixels; one digit fills one 14-pixel patch of the vision tower, so that a tiny one can read it
 FONT = ImageFont.load_default(size=13)
@@ -369,13 +369,7 @@ def main() -> None:
         rows["read"].append(sft_row(record, f"<step>{steps[0]}</step>"))
     for name, part in rows.items():
         write_jsonl(args.output_dir / f"{name}.jsonl", part)
-        entry = {
-            "root": str(args.output_dir.resolve()),
-            "annotation": str((args.output_dir / f"{name}.jsonl").resolve()),
-            "data_augment": False,
-            "repeat_time": 1,
-            "length": len(part),
-        }
+        entry = dataset_entry(args.output_dir, args.output_dir / f"{name}.jsonl", len(part))
         write_json(args.output_dir / f"{name}_meta.json", {f"desk_{name}": entry})
     print(f"{args.output_dir}: {len(rows['sft'])} teacher solutions to {len(problems)} training problems")
 

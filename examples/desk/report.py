@@ -21,13 +21,18 @@ from PIL import Image
 from mm_prm import cli
 from mm_prm.records import read_json, write_atomic
 
-AGGREGATIONS = ("min", "last", "product", "average", "sum_logprob", "max", "sum_logit", "mean_odd")
 BASELINES = {"random": "random (mean of candidates)", "majority": "majority vote", "likelihood": "likelihood rerank"}
 
 
 def cell(entry: dict[str, Any]) -> str:
     low, high = entry["ci95"]
     return f"{100 * entry['accuracy']:5.1f} [{100 * low:4.1f}, {100 * high:4.1f}]"
+
+
+def rules(score: dict[str, Any]) -> list[str]:
+    """Names of the PRM's selection rules in a score file: what is neither a baseline nor a bound."""
+    names = [name for name, entry in score.items() if isinstance(entry, dict) and "accuracy" in entry]
+    return [name for name in names if name not in BASELINES and name != "selected" and "@" not in name]
 
 
 def make_table(ours: dict[str, Any], edges: dict[str, Any]) -> str:
@@ -37,7 +42,7 @@ def make_table(ours: dict[str, Any], edges: dict[str, Any]) -> str:
     lines += [f"  {label:30s}{cell(ours[name])}" for name, label in BASELINES.items() if name in ours]
     lines += [f"  {f'pass@{size}':30s}{cell(ours[f'pass@{size}'])}", ""]
     lines.append(f"  {'PRM':30s}{'rollout labels (ours)':22s}  {'edge labels (the paper)'}")
-    for name in (*AGGREGATIONS, "weighted_vote"):
+    for name in rules(ours):
         lines.append(f"  {name:30s}{cell(ours[name]):22s}  {cell(edges[name])}")
     for title, score in (("rollout", ours), ("edge", edges)):
         chosen, gains = score["selected"], []
@@ -65,7 +70,7 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     ]
     for name, score, label, color, style in rules:
         if name in score["by_k"]["1"]:
-            label = f"{label}: {name}" if name in AGGREGATIONS else label
+            label = f"{label}: {name}" if name in rules(ours) else label
             values = [100 * score["by_k"][str(k)][name] for k in sizes]
             axes.plot(sizes, values, style, color=color, label=label, marker="o", markersize=3)
     axes.set_xscale("log", base=2)

@@ -82,7 +82,7 @@ def read_rows(meta_path: str, objective: str, seed: int) -> list[Row]:
         if entry.get("length") not in (None, len(records)):
             bad.append(f"{meta_path}: dataset {name!r}: length is {entry['length']}, but it has {len(records)} rows")
         good, wrong = parse_records(annotation, records, lambda record, root=root: parse_row(record, root, objective))
-        whole, part = divmod(float(entry.get("repeat_time") or 1), 1)
+        whole, part = divmod(_repeat_time(meta_path, name, entry), 1)
         rows += good * int(whole) + random.Random(f"{seed} {name}").sample(good, round(part * len(good)))
         bad += wrong
     if bad:
@@ -90,6 +90,13 @@ def read_rows(meta_path: str, objective: str, seed: int) -> list[Row]:
     if not rows:
         raise BadInput(f"{meta_path}: holds no row")
     return rows
+
+
+def _repeat_time(meta_path: str, name: str, entry: dict[str, Any]) -> float:
+    value = entry.get("repeat_time", 1)
+    if not isinstance(value, (int, float)) or not value >= 0:
+        raise BadInput(f"{meta_path}: dataset {name!r}: field 'repeat_time' must be a number of at least 0")
+    return value
 
 
 @dataclass
@@ -107,6 +114,7 @@ class RowDataset(Dataset[Sample]):
     def __init__(self, rows: list[Row], processor: Any, objective: str, max_length: int):
         self.rows, self.processor, self.objective, self.max_length = rows, processor, objective, max_length
         self.encoder = Encoder(processor.tokenizer)
+        self.dropped = 0  # labels beyond max_length so far
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,9 +129,8 @@ class RowDataset(Dataset[Sample]):
             sequence = self.encoder.prm(row.text, image_tokens)
             targets = [y for y, at in zip(row.target, sequence.marker_positions, strict=True) if at < self.max_length]
             sequence.marker_positions = sequence.marker_positions[: len(targets)]
+            self.dropped += len(row.target) - len(targets)
         sequence.input_ids = sequence.input_ids[: self.max_length]
-        if not targets:
-            raise BadInput(f"row {row.id}: nothing to train on within max_seq_length {self.max_length}")
         return Sample(sequence, pixel_values, targets)
 
 

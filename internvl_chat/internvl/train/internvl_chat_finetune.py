@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
 from internvl.train.dataset import Collator, RowDataset, read_rows
@@ -43,13 +42,15 @@ def configure_images(processor: Any, data: DataArguments, tile_size: int) -> Non
 def add_drop_path(vision_tower: nn.Module, rate: float) -> None:
     """Stochastic depth: layer i of n drops each of its two residual branches with probability rate * i / (n - 1).
 
-    The native tower has none; its per-branch dropout modules are the place where a branch ends.
+    The native tower has none; DropPath goes behind the dropout that ends each branch.
     """
     from timm.layers import DropPath
 
     layers = vision_tower.encoder.layer
     for index, layer in enumerate(layers):
-        layer.dropout = nn.Sequential(layer.dropout, DropPath(rate * index / max(len(layers) - 1, 1)))
+        probability = rate * index / max(len(layers) - 1, 1)
+        layer.dropout = nn.Sequential(layer.dropout, DropPath(probability))
+        layer.attention.projection_dropout = nn.Sequential(layer.attention.projection_dropout, DropPath(probability))
 
 
 def prepare_model(model: Any, args: ModelArguments) -> Any:
@@ -81,6 +82,12 @@ def prepare_model(model: Any, args: ModelArguments) -> Any:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise cli.BadInput("--freeze_llm, --freeze_mlp and --freeze_backbone leave nothing to train")
     return model
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint-N to go on from. trainer_state.json is written last: one without it was cut short."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments) -> None:
@@ -122,8 +129,9 @@ def main() -> None:
     )
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    result = trainer.train(resume_from_checkpoint=last)
+    result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
+    if dataset.dropped:
+        print(f"{dataset.dropped} labels beyond --max_seq_length {data_args.max_seq_length} were dropped")
     save_final(trainer, processor, args)
     trainer.save_metrics("train", result.metrics, combined=False)
 

@@ -14,7 +14,7 @@ export PER_DEVICE_BATCH_SIZE="${PER_DEVICE_BATCH_SIZE:-1}"
 
 # Data and checkpoints
 export MODEL_PATH="${MODEL_PATH:-work_dirs/mm_policy}"
-export META_PATH="${META_PATH:-internvl_chat/shell/data/prm.json}"
+export META_PATH="${META_PATH:-$HERE/../../data/prm.json}"
 export OUTPUT_DIR="${OUTPUT_DIR:-work_dirs/mm_prm}"
 
 # The paper's text and the released script differ
@@ -25,5 +25,6 @@ case $PRESET in
   *) echo "error: PRESET=$PRESET: must be paper or released" >&2; exit 2 ;;
 esac
 
-exec sh "$HERE/../../launch.sh" --objective prm --freeze_backbone True --grad_checkpoint True \
+exec sh "$HERE/../../launch.sh" --objective prm --freeze_backbone True \
+  --dynamic_image_size True --max_dynamic_patch 6 --use_thumbnail True --max_seq_length 8192 --grad_checkpoint True \
   --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS" "$@"

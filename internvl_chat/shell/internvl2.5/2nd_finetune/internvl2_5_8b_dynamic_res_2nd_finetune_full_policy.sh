@@ -14,8 +14,9 @@ export PER_DEVICE_BATCH_SIZE="${PER_DEVICE_BATCH_SIZE:-1}"
 
 # Data and checkpoints
 export MODEL_PATH="${MODEL_PATH:-pretrained/InternVL2_5-8B-native}"
-export META_PATH="${META_PATH:-internvl_chat/shell/data/policy.json}"
+export META_PATH="${META_PATH:-$HERE/../../data/policy.json}"
 export OUTPUT_DIR="${OUTPUT_DIR:-work_dirs/mm_policy}"
 
 exec sh "$HERE/../../launch.sh" --objective sft --freeze_backbone True \
+  --dynamic_image_size True --max_dynamic_patch 6 --use_thumbnail True --max_seq_length 8192 \
   --learning_rate "${LEARNING_RATE:-4e-5}" --num_train_epochs "${EPOCHS:-1}" "$@"
