@@ -135,31 +135,20 @@ def test_training_learns_labels_and_the_split_of_a_batch_does_not_matter(desk, t
     # Rows with different numbers of labels: a mean of means would weigh them differently.
     meta = write_dataset(tmp_path, [prm_row(str(n), [0.9] * (1 + n % 3)) for n in range(8)])
     # Plain SGD: an optimizer that rescales gradients would hide a loss that is off by a factor.
-    flags = [
-        "--max_steps",
-        "3",
-        "--save_strategy",
-        "no",
-        "--optim",
-        "sgd",
-        "--max_grad_norm",
-        "0",
-        "--weight_decay",
-        "0",
-    ]
-    flags.append("--per_device_train_batch_size")
+    flags = ["--optim", "sgd", "--max_grad_norm", "0", "--weight_decay", "0", "--learning_rate", "0.1"]
+    flags += ["--max_steps", "6", "--save_strategy", "no", "--per_device_train_batch_size"]
     for out, size, accumulation in (("one", 8, 1), ("four", 2, 4)):
         done = finetune(desk, meta, tmp_path / out, *flags, size, "--gradient_accumulation_steps", accumulation)
         assert done.returncode == 0, done.stderr[-2000:]
     one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
     moved = max((one[name] - tensor).abs().max() for name, tensor in weights(desk).items())
     apart = max((one[name] - four[name]).abs().max() for name in one)
-    assert moved > 1e-2 and apart < 1e-4
+    assert moved > 0.05 and apart < 1e-3 * moved
     assert (tmp_path / "one" / "train_results.json").exists()
     # The checkpoint has all that scoring and serving need, and the labels were learned.
     [[score]] = Prm.load(str(tmp_path / "one"), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
     [[before]] = Prm.load(str(desk), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
-    assert abs(score - 0.9) < abs(before - 0.9) and score > 0.75
+    assert abs(score - 0.9) < abs(before - 0.9) / 2
     assert set(weights(tmp_path / "one")) == set(weights(desk))
     assert json.loads((tmp_path / "one" / "config.json").read_text())["architectures"] == [
         "InternVLForConditionalGeneration"
