@@ -60,7 +60,7 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     """Accuracy against the number of candidates."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
     sizes = [int(k) for k in ours["by_k"]]
-    rules = [
+    curves = [
         ("pass", ours, "pass@N (upper bound)", "#999999", ":"),
         (ours["selected"]["aggregation"], ours, "PRM, rollout labels", "#c0392b", "-"),
         (edges["selected"]["aggregation"], edges, "PRM, edge labels (paper)", "#e59866", "-"),
@@ -68,7 +68,7 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
         ("majority", ours, "majority vote", "#2471a3", "--"),
         ("random", ours, "random", "#555555", "--"),
     ]
-    for name, score, label, color, style in rules:
+    for name, score, label, color, style in curves:
         if name in score["by_k"]["1"]:
             label = f"{label}: {name}" if name in rules(ours) else label
             values = [100 * score["by_k"][str(k)][name] for k in sizes]
