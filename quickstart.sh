@@ -5,7 +5,8 @@
 #   DESK_SCALE=small bash quickstart.sh   a smaller study of about 4 minutes
 #   DESK_FROM_SCRATCH=1 bash quickstart.sh   trains the base model too (35 minutes more)
 #
-# Everything is written under runs/desk. Run it again after an interruption: what is finished is not done again.
+# Everything is written under runs/desk (runs/desk_small, runs/desk_scratch). Run it again after an interruption: what is
+# finished is not done again.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checkpoint + dataset -> rollouts, step scores, Best-of-N table. What is done is skipped.
 #
-#   POLICY_MODEL=work_dirs/mm_policy sh eval/evaluate.sh work_dirs/prm test.json
+#   POLICY_MODEL=work_dirs/mm_policy sh eval/evaluate.sh work_dirs/mm_prm test.json
 #
 # DATASET is a seed-format file, or a rollouts file (then no policy is needed). Flags of generate_rollouts.py may follow.
 set -eu
@@ -12,7 +12,7 @@ DATASET=$2
 shift 2
 
 BENCHMARK=${BENCHMARK:-seed}
-OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}   # one folder for each policy and dataset
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}   # set it for another policy or other flags
 ROLLOUTS=${ROLLOUTS:-$OUTPUT_DIR/rollouts.json}
 SCORE=${SCORE:-}                                # where the metrics go; default: beside the scores
 SELECT_ON=${SELECT_ON:-}                        # score file of a dev split that fixes the aggregation

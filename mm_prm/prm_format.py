@@ -1,6 +1,6 @@
 """The one place that spells a solution for the policy (<step> tags) and a question with its steps for the PRM (<prm>).
 
-Training and scoring both go through `process_text` and `encode_prm`, so they cannot drift apart.
+Training and scoring both go through `process_text` and `Encoder.prm`, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from mm_prm.cli import BadInput
 from mm_prm.prompts import SYSTEM_MESSAGE
 
 MARKER = "<prm>"
@@ -80,7 +81,7 @@ class Encoder:
         tokens = (MARKER, IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TURN_START, TURN_END)
         self.special = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
         if missing := [t for t, i in self.special.items() if i is None or i == tokenizer.unk_token_id]:
-            raise ValueError(f"the tokenizer lacks the token(s) {', '.join(missing)}")
+            raise BadInput(f"the tokenizer lacks the token(s) {', '.join(missing)}")
         # Tokenizers of the InternLM2 family put a BOS first; Qwen2's put nothing.
         self.bos: list[int] = list(tokenizer("")["input_ids"])
 

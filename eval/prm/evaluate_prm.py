@@ -1,6 +1,6 @@
 """Score every step of every candidate with a PRM: rollouts in, the same records plus `prm_scores` out.
 
-python eval/prm/evaluate_prm.py --checkpoint work_dirs/prm --input_file rollouts.json --output_file scored.json
+python eval/prm/evaluate_prm.py --checkpoint work_dirs/mm_prm --input_file rollouts.json --output_file scored.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Turn a native InternVL checkpoint and a dataset JSON into a PRM (--objective prm) or a policy (--objective sft).
 
     torchrun --nproc_per_node 8 internvl_chat/internvl/train/internvl_chat_finetune.py \\
-        --model_name_or_path policy --meta_path internvl_chat/shell/data/prm.json --output_dir work_dirs/prm \\
+        --model_name_or_path policy --meta_path internvl_chat/shell/data/prm.json --output_dir work_dirs/mm_prm \\
         --deepspeed internvl_chat/zero_stage1_config.json --bf16 True
 
 The launch scripts under internvl_chat/shell set everything else. The finished checkpoint lies in --output_dir;
