@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from functools import lru_cache
 
-import math_verify
 import openai
 
 from mm_prm.cli import BadInput, Fault
@@ -58,6 +57,8 @@ def rule_equal(reference: str, answer: str) -> bool:
     numbers = _number(reference), _number(answer)
     if None not in numbers:
         return numbers[0] == numbers[1]
+    import math_verify  # takes more than a second to import, and many runs never come here
+
     try:
         gold, given = (math_verify.parse(f"${text}$", raise_on_error=True) for text in (reference, answer))
         return bool(math_verify.verify(gold, given, raise_on_error=True))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Start the fine-tune script on this node's GPUs (torchrun when there are several), or on its CPU when it has none. Called by the scripts
+# Start the fine-tune script under torchrun on this node's GPUs, or in one process on its CPU when it has none. Called by the scripts
 # in 2nd_finetune, which set the variables below; flags are passed through.
 set -eu
 
@@ -15,10 +15,11 @@ ROOT=$(cd "$(dirname "$0")/.." && pwd)
 [ -f "$META_PATH" ] || { echo "error: META_PATH=$META_PATH: no such dataset file" >&2; exit 2; }
 
 if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+  DEVICE=gpu
   set -- --deepspeed "$ROOT/zero_stage1_config.json" "$@"
 else
   echo "no GPU found: training with one process on the CPU, without DeepSpeed"
-  GPUS=1
+  DEVICE=cpu GPUS=1
 fi
 
 WORLD=$((GPUS * NNODES))
@@ -33,8 +34,6 @@ set -- "$ROOT/internvl/train/internvl_chat_finetune.py" \
   --model_name_or_path "$MODEL_PATH" --meta_path "$META_PATH" --output_dir "$OUTPUT_DIR" \
   --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$ACCUMULATION" \
   --bf16 True --logging_steps 1 --save_steps 200 --save_total_limit 1 --report_to none "$@"
-if [ "$WORLD" -eq 1 ]; then
-  exec "$PYTHON" "$@"
-fi
+[ "$DEVICE" = gpu ] || exec "$PYTHON" "$@"
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
   --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" "$@"
