@@ -54,7 +54,7 @@ rollouts() { # candidates for one split
 }
 
 with_policy() { # everything that needs the policy server, called back beside it
-  stage "stage 2: tree search with real rollouts (about 2 minutes)" "$RUN/trees.done" annotate
+  stage "stage 2: tree search with real rollouts (2 minutes)" "$RUN/trees.done" annotate
   stage "stage 6: 16 candidates for every dev problem (20 s)" "$RUN/rollouts_dev.json" rollouts dev
   stage "stage 6: 16 candidates for every test problem (40 s)" "$RUN/rollouts_test.json" rollouts test
 }
@@ -113,7 +113,7 @@ for labels in rollouts edges; do
   score=$RUN/score.json
   [ $labels = rollouts ] || score=$RUN/score_edges.json
   stage "stages 3 and 4: labelled paths from $labels (5 s)" "$RUN/prm_${labels}_meta.json" paths $labels
-  stage "stage 5: training the PRM on $labels labels (60 s)" "$RUN/prm_$labels/train_results.json" train_prm $labels
+  stage "stage 5: training the PRM on $labels labels (40 to 100 s)" "$RUN/prm_$labels/train_results.json" train_prm $labels
   stage "stage 6: scoring with the $labels PRM (40 s)" "$score" evaluate $labels "$score"
 done
 stage "the figure and three cases (5 s)" "$RUN/report.md" "$PYTHON" examples/desk/report.py --run_dir "$RUN"

@@ -2,7 +2,7 @@
 # Install what is missing, then run the fast tests, then the slow ones (a real policy server, the small study end to end).
 #
 #   bash run_tests.sh           everything, about 10 minutes on 2 CPU cores
-#   bash run_tests.sh --fast    the fast tests alone, about a minute
+#   bash run_tests.sh --fast    the fast tests alone, one to two minutes
 set -euo pipefail
 cd "$(dirname "$0")"
 bash install.sh

@@ -15,7 +15,7 @@ from functools import lru_cache
 import openai
 
 from mm_prm.cli import BadInput, Fault
-from mm_prm.policy import with_retries
+from mm_prm.policy import parse_endpoints, with_retries
 from mm_prm.prompts import JUDGE_TEMPLATE
 
 JUDGES = ("rule", "llm", "rule+llm")
@@ -124,7 +124,11 @@ def make_judge(kind: str, endpoint: str | None, model: str | None, max_outage: f
 def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every script that judges answers."""
     parser.add_argument("--judge", choices=JUDGES, help="default: rule+llm when --api_endpoint is given, else rule")
-    parser.add_argument("--api_endpoint", help="base URL of the judge's OpenAI-compatible server")
+    parser.add_argument(
+        "--api_endpoint",
+        type=lambda text: parse_endpoints(text)[0],
+        help="base URL of the judge's OpenAI-compatible server",
+    )
     parser.add_argument("--judge_model", help="name of the judge model there; the paper's is Qwen2.5-72B-Instruct")
 
 

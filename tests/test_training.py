@@ -2,11 +2,12 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
 import torch
-from conftest import run_script
+from conftest import ROOT, run_script
 from internvl.train import internvl_chat_finetune
 from internvl.train.dataset import Collator, RowDataset, read_rows
 from PIL import Image
@@ -118,11 +119,23 @@ def test_scores_do_not_depend_on_the_other_candidates(desk, tmp_path):
         assert prm.score("what?", image, [steps[:1]])[0] == pytest.approx(scores[:1], abs=1e-5)
 
 
-def finetune(desk, meta, out, *flags):
+def finetune(desk, meta, out, *flags, launcher=(), **kwargs):
     return run_script(
-        *[SCRIPT, "--model_name_or_path", desk, "--meta_path", meta, "--output_dir", out, "--report_to", "none"],
+        *[
+            *launcher,
+            SCRIPT,
+            "--model_name_or_path",
+            desk,
+            "--meta_path",
+            meta,
+            "--output_dir",
+            out,
+            "--report_to",
+            "none",
+        ],
         *["--learning_rate", "1e-2", "--logging_steps", "1", "--lr_scheduler_type", "constant", "--warmup_ratio", "0"],
         *flags,
+        **kwargs,
     )
 
 
@@ -145,6 +158,16 @@ def test_training_learns_labels_and_the_split_of_a_batch_does_not_matter(desk, t
     apart = max((one[name] - four[name]).abs().max() for name in one)
     assert moved > 0.05 and apart < 1e-3 * moved
     assert (tmp_path / "one" / "train_results.json").exists()
+    # A real DeepSpeed ZeRO-1 engine takes the same steps.
+    done = finetune(
+        *[desk, meta, tmp_path / "zero", *flags, 2, "--gradient_accumulation_steps", 4],
+        *["--deepspeed", ROOT / "internvl_chat" / "zero_stage1_config.json"],
+        launcher=["-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29633"],
+        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+    )
+    assert done.returncode == 0 and "DeepSpeed" in done.stdout, done.stderr[-2000:]
+    zero = weights(tmp_path / "zero")
+    assert max((one[name] - zero[name]).abs().max() for name in one) < 1e-3 * moved
     # The checkpoint has all that scoring and serving need, and the labels were learned.
     [[score]] = Prm.load(str(tmp_path / "one"), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
     [[before]] = Prm.load(str(desk), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])

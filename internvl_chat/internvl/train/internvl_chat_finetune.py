@@ -114,7 +114,7 @@ def main() -> None:
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed)
     processor = load_processor(model_args.model_name_or_path)
-    model = load_model(model_args.model_name_or_path, torch.bfloat16 if args.deepspeed else torch.float32)
+    model = load_model(model_args.model_name_or_path, torch.bfloat16 if args.deepspeed and args.bf16 else torch.float32)
     configure_images(processor, data_args, model.config.vision_config.image_size[0])
     dataset = RowDataset(rows, processor, data_args.objective, data_args.max_seq_length)
     model.config.use_cache = False
@@ -128,7 +128,8 @@ def main() -> None:
         vocabulary=yes_no_ids(processor.tokenizer) if data_args.objective == "prm" else None,
     )
     if args.should_save:
-        print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
+        engine = "DeepSpeed" if trainer.is_deepspeed_enabled else "plain torch"
+        print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}, {engine}", flush=True)
     result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
     if dataset.dropped:
         print(f"{dataset.dropped} labels beyond --max_seq_length {data_args.max_seq_length} were dropped")
