@@ -64,7 +64,7 @@ def prepare_model(model: Any, args: ModelArguments) -> Any:
     ):
         if freeze:
             part.requires_grad_(False)
-    # Stochastic depth inside a tower that is not trained is only noise (the released script keeps it on; docs/fidelity.md).
+    # Stochastic depth in a tower that is not trained is only noise; the released script keeps it (docs/fidelity.md).
     if args.drop_path_rate and not args.freeze_backbone:
         add_drop_path(parts.vision_tower, args.drop_path_rate)
     if args.use_llm_lora:
