@@ -50,7 +50,7 @@ annotate() { # stage 1 and 2
 
 rollouts() { # candidates for one split
   "$PYTHON" eval/generate_rollouts.py --data "$DATA/$1.json" --output_file "$RUN/rollouts_$1.json" \
-    --policy_endpoint "$POLICY_ENDPOINT" --model policy --num_rollouts 16 "${DRAW[@]}"
+    --model policy --num_rollouts 16 "${DRAW[@]}"
 }
 
 with_policy() { # everything that needs the policy server, called back beside it
@@ -104,7 +104,7 @@ if [ -e "$RUN/trees.done" ] && [ -e "$RUN/rollouts_dev.json" ] && [ -e "$RUN/rol
   with_policy # says that all is done
 else
   echo "== starting the policy server (30 to 60 s)"
-  POLICY_ENDPOINT=http://127.0.0.1:$PORT/v1 "$PYTHON" data_pipeline/serve_policy.py --model "$POLICY" --port "$PORT" \
+  "$PYTHON" data_pipeline/serve_policy.py --model "$POLICY" --port "$PORT" \
     --log "$RUN/logs/policy_server.log" --max-model-len 512 --limit-mm-per-prompt '{"image": 1, "video": 0}' \
     -- bash quickstart.sh --with-policy
 fi

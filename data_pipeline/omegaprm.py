@@ -7,7 +7,10 @@ Paper, section 3.2; the details that only the released code fixes are in docs/fi
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,63 +36,67 @@ class SearchParams:
 
 
 @dataclass
-class Candidate:
-    """An incorrect rollout of a state whose first error is still to be located."""
+class State:
+    """A node with mc_value > 0 and its incorrect rollouts still to be searched: (-Q, rollout), the best first."""
 
     node: Node
     prefix: Steps  # steps up to and including the node
-    rollout: Steps
-
-    def __post_init__(self) -> None:
-        self.words = len("\n".join(self.rollout).split())
+    candidates: list[tuple[float, Steps]]
 
 
 @dataclass
 class Search:
-    """One search tree while it grows. `rollouts` counts every rollout drawn, `searches` every selection."""
+    """One search tree while it grows.
+
+    searches: selections so far; rollouts: rollouts drawn; unanswered: those among them that never gave an answer.
+    """
 
     policy: Policy
     judge: Judge
     params: SearchParams
     root: Node = field(default_factory=lambda: Node([]))
-    candidates: list[Candidate] = field(default_factory=list)
     searches: int = 0
     rollouts: int = 0
+    unanswered: int = 0
+
+    def __post_init__(self) -> None:
+        # States with candidates, by visit count: those of one count share U, so Q alone orders them.
+        self.open: dict[int, list[tuple[float, Steps, int, State]]] = defaultdict(list)
+        self.order = itertools.count()  # the older state where even the rollouts are equal
 
     async def run(self) -> Node:
         """Search until the search limit, the rollout limit, or no candidate is left. Returns the root."""
         await self.expand(self.root, [])
-        while (
-            self.candidates
-            and self.searches < self.params.max_search_count
-            and self.rollouts < self.params.rollout_budget
-        ):
-            chosen = self.select()
-            await self.locate_first_error(chosen)
-            chosen.node.visit_count += 1
+        while self.open and self.searches < self.params.max_search_count and self.rollouts < self.params.rollout_budget:
+            state, rollout = self.select()
+            await self.locate_first_error(state, rollout)
+            state.node.visit_count += 1
             self.searches += 1
+            self.enter(state)
         return self.root
 
-    def select(self) -> Candidate:
-        """Remove and return the candidate with the highest Q + U.
+    def select(self) -> tuple[State, Steps]:
+        """Remove the candidate with the highest Q + U, and its state until the search is over; return both.
 
         Ties go to the candidate whose state has fewer visits, then to the lexicographically smaller rollout.
+        Visit counts change only for the state that is out, and U is computed here: no score is ever stale.
         """
-        # Every search adds one visit to one state, so the sum over the tree is the number of searches.
+        # U = c_puct * sqrt(all visits) / (1 + visits); every search adds one visit to one state.
         exploration = self.params.c_puct * math.sqrt(self.searches)
-        best = min(
-            range(len(self.candidates)),
-            key=lambda i: (
-                -selection_score(self.candidates[i], exploration, self.params),
-                self.candidates[i].node.visit_count,
-                self.candidates[i].rollout,
-            ),
-        )
-        return self.candidates.pop(best)
+        visits = min(self.open, key=lambda count: (self.open[count][0][0] - exploration / (1 + count), count))
+        *_, state = heapq.heappop(self.open[visits])
+        if not self.open[visits]:
+            del self.open[visits]
+        return state, heapq.heappop(state.candidates)[1]
 
-    async def locate_first_error(self, chosen: Candidate) -> None:
+    def enter(self, state: State) -> None:
+        """Put a state where `select` finds it, if it has candidates left."""
+        if state.candidates:
+            heapq.heappush(self.open[state.node.visit_count], (*state.candidates[0], next(self.order), state))
+
+    async def locate_first_error(self, state: State, steps: Steps) -> None:
         """Binary search over the rollout's steps; every state probed becomes a child and brings new candidates."""
-        parent, prefix, steps = chosen.node, chosen.prefix, chosen.rollout
+        parent, prefix = state.node, state.prefix
         left, right = 0, len(steps) - 1
         while left <= right:
             middle = (left + right) // 2
@@ -112,17 +119,20 @@ class Search:
         answers = sorted({answer for _, answer in drawn if answer is not None})
         verdicts = dict(zip(answers, await asyncio.gather(*map(self.judge, answers)), strict=True))
         self.rollouts += len(drawn)
+        self.unanswered += sum(answer is None for _, answer in drawn)
         for steps, answer in drawn:
             enter_rollout(node, steps, answer is not None and verdicts[answer])
         node.mc_value = node.num_correct / node.num_rollouts if node.num_rollouts else 0.0
         if node.mc_value > 0:
-            self.candidates += [Candidate(node, prefix, rollout) for rollout in node.incorrect_rollouts if rollout]
+            found = [(-value(node, rollout, self.params), rollout) for rollout in node.incorrect_rollouts if rollout]
+            heapq.heapify(found)
+            self.enter(State(node, prefix, found))
 
 
-def selection_score(candidate: Candidate, exploration: float, params: SearchParams) -> float:
-    """Q + U with Q = alpha^(1 - mc) * beta^(words / L) and U = c_puct * sqrt(all visits) / (1 + visits)."""
-    value = params.alpha ** (1 - candidate.node.mc_value) * params.beta ** (candidate.words / params.length_scale)
-    return value + exploration / (1 + candidate.node.visit_count)
+def value(node: Node, rollout: Steps, params: SearchParams) -> float:
+    """Q = alpha^(1 - mc) * beta^(words / L), words: whitespace words of the rollout's steps joined by newlines."""
+    words = sum(len(step.split()) for step in rollout)
+    return params.alpha ** (1 - node.mc_value) * params.beta ** (words / params.length_scale)
 
 
 def enter_rollout(node: Node, steps: Steps, correct: bool) -> None:
@@ -140,6 +150,6 @@ def enter_rollout(node: Node, steps: Steps, correct: bool) -> None:
             node.children.append(Node(list(steps), mc_value=1.0))
     if correct:
         node.num_correct += 1
-        leaf = next(child for child in node.children if child.mc_value == 1 and child.partial_solution == steps)
+        leaf = node.children[rollouts.index(steps)]  # while a state is expanded it has no children but these leaves
         leaf.num_rollouts += 1
         leaf.num_correct += 1

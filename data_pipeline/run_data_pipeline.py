@@ -3,7 +3,8 @@
     python data_pipeline/run_data_pipeline.py --input_file chunks/questions_part_1.json --output_dir trees \\
         --policy_endpoint http://127.0.0.1:8000/v1 --model policy --judge rule
 
-A tree that is there is never made again: run the same command to resume. run_data_pipeline.sh also starts the server.
+A tree that is there is never made again, and an unfinished one goes on where it was: run the same command to resume.
+Several processes may share an output folder. run_data_pipeline.sh also starts the server.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import argparse
 import asyncio
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from omegaprm import Search, SearchParams
+from omegaprm import SearchParams
+from partial_tree import PartialTree
 
 from mm_prm import __version__, cli
-from mm_prm.judge import add_judge_flags, judge_from_flags
-from mm_prm.policy import add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, Tree, read_seed, write_json
+from mm_prm.journal import PARTIAL, Journal, remove_if_empty
+from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
+from mm_prm.policy import PolicyClient, add_policy_flags, policy_from_flags
+from mm_prm.records import Problem, Tree, read_seed, write_tree
 from mm_prm.work import work_through
 
 SEARCH_HELP = {
@@ -39,7 +43,14 @@ def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_file", type=Path, required=True, help="seed file or chunk")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the trees")
-    parser.add_argument("--log_file", type=Path, help="one JSON line per finished tree is appended here")
+    parser.add_argument("--log_file", type=Path, help="one JSON line per finished or failed tree is appended here")
+    parser.add_argument(
+        "--checkpoint_every",
+        type=int,
+        default=10,
+        metavar="K",
+        help="save an unfinished tree every K searches and when the run is stopped; 0: never",
+    )
     parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out and list them")
     add_policy_flags(parser)
     add_judge_flags(parser)
@@ -49,50 +60,104 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def summary(tree: Tree, seconds: float) -> dict[str, Any]:
-    """The log's line about a finished tree."""
-    return {
-        "id": tree.id,
-        "mc_value": tree.root.mc_value,
-        "searches": tree.search["searches"],
-        "rollouts": tree.search["rollouts"],
-        "seconds": round(seconds, 2),
-    }
+class Annotation:
+    """One run over a chunk: what all problems share, and what is counted for the bar, the log and the summary."""
+
+    def __init__(self, args: argparse.Namespace, client: PolicyClient, judge: Judge):
+        self.args, self.client, self.judge = args, client, judge
+        self.params = SearchParams(**{item.name: getattr(args, item.name) for item in fields(SearchParams)})
+        self.run: dict[str, Any] = {
+            "policy": args.model,
+            "judge": judge.kind,
+            "judge_model": args.judge_model,
+            "parameters": {**asdict(self.params), **asdict(client.sampling), **asdict(client.dialect)},
+            "seed": args.seed,
+            "version": __version__,
+        }
+        self.root_values: Counter[float] = Counter()
+        self.searched = self.unanswered = self.labels = 0
+
+    async def annotate(self, problem: Problem) -> None:
+        """Make one tree file. Raises Busy when another process is at it; Fault leaves the partial tree for a rerun."""
+        started, path = time.monotonic(), self.args.output_dir / f"{problem.key}.json"
+        with Journal(partial_file(self.args, problem.key)) as journal:
+            if not path.exists():  # else another process has made it meanwhile
+                try:
+                    tree = await self.grow(problem, journal)
+                except cli.Fault as error:
+                    self.log(id=problem.id, unfinished=str(error))
+                    raise
+                write_tree(path, tree)
+                self.finished(tree, time.monotonic() - started)
+            journal.clear()
+
+    async def grow(self, problem: Problem, journal: Journal) -> Tree:
+        every = self.args.checkpoint_every
+        partial = PartialTree(problem, self.client, self.judge, self.params, journal, every)
+        partial.resume(self.run)
+        search = partial.search
+        try:
+            root = await search.run()
+        except BaseException:
+            if every:
+                partial.save()
+            raise
+        counts = {"searches": search.searches, "rollouts": search.rollouts, "unanswered": search.unanswered}
+        return Tree(problem.id, problem.question, problem.answer, problem.images, root, {**counts, **self.run})
+
+    def finished(self, tree: Tree, seconds: float) -> None:
+        labels = sum(1 for _ in tree.root.walk()) - 1  # every state below the root gives an edge its MC value
+        self.root_values[tree.root.mc_value] += 1
+        self.searched += tree.search["rollouts"]
+        self.unanswered += tree.search["unanswered"]
+        self.labels += labels
+        counts = {name: tree.search[name] for name in ("searches", "rollouts", "unanswered")}
+        self.log(id=tree.id, mc_value=tree.root.mc_value, **counts, labels=labels, seconds=round(seconds, 2))
+
+    def log(self, **line: Any) -> None:
+        if self.args.log_file:
+            with self.args.log_file.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def status(self, seconds: float) -> str:
+        rate = 1 / max(seconds, 1e-9)
+        counts = self.judge.counts
+        mix = "/".join(str(counts[name]) for name in ("rule", "llm", "cached"))
+        return (
+            f"{self.client.rollouts * rate:.0f} rollouts/s, {self.client.tokens * rate:.0f} tokens/s, "
+            f"{self.labels} labels, judge rule/llm/cached {mix}"
+        )
+
+    def summary(self) -> str:
+        """The run in a few lines: trees by root MC value, rollouts, the judge."""
+        lines = [f"{sum(self.root_values.values())} trees, {self.labels} labels, {self.searched} rollouts"]
+        lines[0] += f" ({self.unanswered} without an answer)"
+        lines.append("root mc_value: " + ", ".join(f"{name} {count}" for name, count in self.root_histogram().items()))
+        return "\n".join([*lines, f"judge: {self.judge.summary()}"])
+
+    def root_histogram(self) -> dict[str, int]:
+        """Trees by root MC value; only those strictly between 0 and 1 give paths."""
+        names = ["0", "0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1", "1"]
+        histogram = dict.fromkeys(names, 0)
+        for mc_value, count in self.root_values.items():
+            inside = names[1 + min(int(4 * mc_value), 3)]
+            histogram["0" if mc_value == 0 else "1" if mc_value == 1 else inside] += count
+        return histogram
+
+
+def partial_file(args: argparse.Namespace, key: str) -> Path:
+    return args.output_dir / PARTIAL / f"{key}.jsonl"
 
 
 async def annotate(args: argparse.Namespace, todo: list[Problem]) -> None:
-    client = policy_from_flags(args)
-    judge_name, judge = judge_from_flags(args)
-    params = SearchParams(**{item.name: getattr(args, item.name) for item in fields(SearchParams)})
-    run = {
-        "policy": args.model,
-        "judge": judge_name,
-        "judge_model": args.judge_model,
-        "parameters": {**asdict(params), **asdict(client.sampling), "prefix_mode": args.prefix_mode},
-        "seed": args.seed,
-        "version": __version__,
-    }
-
-    async def one(problem: Problem) -> None:
-        started = time.monotonic()
-        policy = client.for_problem(problem)
-
-        async def draw(prefix: list[str], n: int) -> list[tuple[list[str], str | None]]:
-            return [(rollout.steps, rollout.answer) for rollout in await policy.draw(prefix, n)]
-
-        async def is_right(answer: str) -> bool:
-            return await judge(problem.question, problem.answer, answer)
-
-        search = Search(draw, is_right, params)
-        root = await search.run()
-        record = {"searches": search.searches, "rollouts": search.rollouts, **run}
-        tree = Tree(problem.id, problem.question, problem.answer, problem.images, root, record)
-        write_json(args.output_dir / f"{problem.key}.json", tree.to_dict())
-        if args.log_file:
-            with args.log_file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(summary(tree, time.monotonic() - started)) + "\n")
-
-    await work_through(todo, one, client, args.concurrency, "annotating")
+    client, judge = policy_from_flags(args), judge_from_flags(args)
+    annotation = Annotation(args, client, judge)
+    try:
+        await work_through(todo, annotation.annotate, args.concurrency, "annotating", annotation.status)
+    finally:
+        await client.pool.close()
+        await judge.close()
+        print(annotation.summary(), flush=True)
 
 
 def main() -> None:
@@ -105,8 +170,13 @@ def main() -> None:
         args.log_file.parent.mkdir(parents=True, exist_ok=True)
     todo = [problem for problem in problems if not (args.output_dir / f"{problem.key}.json").exists()]
     print(f"{args.input_file}: {len(problems)} problems, {len(problems) - len(todo)} trees already there", flush=True)
-    if todo:
-        asyncio.run(annotate(args, todo))
+    for key in {problem.key for problem in problems} - {problem.key for problem in todo}:
+        partial_file(args, key).unlink(missing_ok=True)  # a kill came between writing the tree and tidying up
+    try:
+        if todo:
+            asyncio.run(annotate(args, todo))
+    finally:
+        remove_if_empty(args.output_dir / PARTIAL)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 # Chunks -> trees: serve the policy with vLLM on this machine's GPUs (or CPU), annotate chunk after chunk, stop the server.
 #
 #   POLICY_MODEL=work_dirs/mm_policy sh data_pipeline/run_data_pipeline.sh
+#   NNODES=4 NODE_RANK=0 POLICY_MODEL=... sh data_pipeline/run_data_pipeline.sh     each of 4 machines takes every 4th chunk
 #
-# Flags of run_data_pipeline.py may follow; they win over the variables.
+# Flags of run_data_pipeline.py may follow; they win over the variables. Exit codes: 0 all done, 3 problems unfinished (run
+# it again), any other is the code of the worker that failed.
 set -eu
 
 # Data
@@ -11,7 +13,11 @@ SPLIT_DIR=${SPLIT_DIR:-outputs/chunks}          # folder with questions_part_*.j
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/trees}
 LOG_DIR=${LOG_DIR:-outputs/logs}
 
-# Policy: a checkpoint to serve here, or the endpoint of a server that runs already
+# Machines
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}                       # 0 to NNODES - 1
+
+# Policy: a checkpoint to serve here, or the endpoints (URL[,URL]) of servers that run already
 POLICY_MODEL=${POLICY_MODEL:-}
 POLICY_ENDPOINT=${POLICY_ENDPOINT:-}
 POLICY_NAME=${POLICY_NAME:-policy}
@@ -21,15 +27,39 @@ VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 PYTHON=${PYTHON:-python}
 HERE=$(cd "$(dirname "$0")" && pwd)
 
-if [ "${1:-}" = --annotate-chunks ]; then       # called back below, beside the running server
-  shift
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+part_numbers() { # in natural order
+  ls "$SPLIT_DIR" 2>/dev/null | sed -n 's/^questions_part_\([0-9][0-9]*\)\.json$/\1/p' | sort -n
+}
+
+parts_of_this_node() {
+  part_numbers | awk -v nodes="$NNODES" -v rank="$NODE_RANK" '(NR - 1) % nodes == rank'
+}
+
+stop_worker() { # on a signal: the worker keeps what is finished, and no other chunk is begun
+  trap '' HUP INT TERM
+  kill -TERM "${!:-}" 2>/dev/null || exit 3     # between two workers
+  code=0
+  wait "$!" || code=$?
+  [ "$code" -ne 0 ] || code=3                   # its chunk is done, the others may not be
+  exit "$code"
+}
+
+annotate_chunks() { # one worker after another
+  export MM_PRM_DIE_WITH_PARENT=1               # not even SIGKILL of this shell leaves a worker behind
+  trap stop_worker HUP INT TERM
   status=0
-  for chunk in "$SPLIT_DIR"/questions_part_*.json; do
-    [ -e "$chunk" ] || { echo "error: SPLIT_DIR=$SPLIT_DIR holds no questions_part_*.json" >&2; exit 2; }
-    name=$(basename "$chunk" .json)
+  for part in $(parts_of_this_node); do
+    name=questions_part_$part
+    # In the background: a shell does not hear a signal while a command runs in the foreground.
+    "$PYTHON" "$HERE/run_data_pipeline.py" --input_file "$SPLIT_DIR/$name.json" --output_dir "$OUTPUT_DIR" \
+      --log_file "$LOG_DIR/$name.jsonl" --model "$POLICY_NAME" "$@" &
     code=0
-    "$PYTHON" "$HERE/run_data_pipeline.py" --input_file "$chunk" --output_dir "$OUTPUT_DIR" \
-      --log_file "$LOG_DIR/$name.jsonl" --policy_endpoint "$POLICY_ENDPOINT" --model "$POLICY_NAME" "$@" || code=$?
+    wait "$!" || code=$?
     case $code in
       0) ;;
       3) status=3 ;;                            # some problems unfinished: the other chunks still go on
@@ -37,15 +67,23 @@ if [ "${1:-}" = --annotate-chunks ]; then       # called back below, beside the 
     esac
   done
   exit $status
+}
+
+[ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
+[ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
+  fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"
+[ -n "$(part_numbers)" ] || fail "SPLIT_DIR=$SPLIT_DIR holds no questions_part_N.json"
+if [ -z "$(parts_of_this_node)" ]; then
+  echo "node $NODE_RANK of $NNODES: there are fewer chunks than nodes, none for this one"
+  exit 0
 fi
 
-export SPLIT_DIR OUTPUT_DIR LOG_DIR POLICY_NAME PYTHON
-if [ -n "$POLICY_ENDPOINT" ]; then
-  export POLICY_ENDPOINT
-  exec sh "$0" --annotate-chunks "$@"
-fi
-[ -n "$POLICY_MODEL" ] || { echo "error: set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)" >&2; exit 2; }
-export POLICY_ENDPOINT="http://127.0.0.1:$PORT/v1"
+export SPLIT_DIR OUTPUT_DIR LOG_DIR NNODES NODE_RANK POLICY_ENDPOINT POLICY_NAME PYTHON
+[ -z "$POLICY_ENDPOINT" ] || annotate_chunks "$@"
+
+# The launcher calls this script again, with POLICY_ENDPOINT set to the servers it started
+SERVER_LOG=$LOG_DIR/policy_server.log
+[ "$NNODES" -eq 1 ] || SERVER_LOG=$LOG_DIR/policy_server_node$NODE_RANK.log
 # shellcheck disable=SC2086  # VLLM_ARGS is a list of flags
 exec "$PYTHON" "$HERE/serve_policy.py" --model "$POLICY_MODEL" --name "$POLICY_NAME" --port "$PORT" \
-  --log "$LOG_DIR/policy_server.log" $VLLM_ARGS -- sh "$0" --annotate-chunks "$@"
+  --log "$SERVER_LOG" $VLLM_ARGS -- sh "$0" "$@"

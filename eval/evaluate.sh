@@ -17,9 +17,9 @@ ROLLOUTS=${ROLLOUTS:-$OUTPUT_DIR/rollouts.json}
 SCORE=${SCORE:-}                                # where the metrics go; default: beside the scores
 SELECT_ON=${SELECT_ON:-}                        # score file of a dev split that fixes the aggregation
 
-# Policy: a checkpoint to serve here, or the endpoint of a server that runs already
+# Policy: a checkpoint to serve here, or the endpoints (URL[,URL]) of servers that run already
 POLICY_MODEL=${POLICY_MODEL:-}
-POLICY_ENDPOINT=${POLICY_ENDPOINT:-}
+export POLICY_ENDPOINT="${POLICY_ENDPOINT:-}"   # the launcher sets it for the servers it starts
 POLICY_NAME=${POLICY_NAME:-policy}
 PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}
@@ -40,12 +40,12 @@ else
   set -- "$PYTHON" "$HERE/generate_rollouts.py" --benchmark "$BENCHMARK" --data "$DATASET" \
     --output_file "$ROLLOUTS" --model "$POLICY_NAME" "$@"
   if [ -n "$POLICY_ENDPOINT" ]; then
-    "$@" --policy_endpoint "$POLICY_ENDPOINT"
+    "$@"
   else
     [ -n "$POLICY_MODEL" ] || { echo "error: set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)" >&2; exit 2; }
     # shellcheck disable=SC2086  # VLLM_ARGS is a list of flags
     "$PYTHON" "$HERE/../data_pipeline/serve_policy.py" --model "$POLICY_MODEL" --name "$POLICY_NAME" --port "$PORT" \
-      --log "$OUTPUT_DIR/policy_server.log" $VLLM_ARGS -- "$@" --policy_endpoint "http://127.0.0.1:$PORT/v1"
+      --log "$OUTPUT_DIR/policy_server.log" $VLLM_ARGS -- "$@"
   fi
 fi
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
 
 from mm_prm import cli
-from mm_prm.judge import JudgeFunction, add_judge_flags, judge_from_flags
+from mm_prm.journal import Journal
+from mm_prm.judge import ProblemJudge, add_judge_flags, judge_from_flags
 from mm_prm.policy import Rollout, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, image_value, write_json, write_jsonl
+from mm_prm.records import Problem, image_value, write_json
 from mm_prm.work import work_through
 
 
@@ -35,10 +34,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def judged(problem: Problem, rollouts: list[Rollout], judge: JudgeFunction) -> dict[str, Any]:
+async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge) -> dict[str, Any]:
     """The rollouts record of one problem. A rollout without an answer is wrong without asking anybody."""
     answers = [rollout.answer or "" for rollout in rollouts]
-    verdicts = {answer: await judge(problem.question, problem.answer, answer) for answer in set(answers) if answer}
+    asked = sorted(set(answers) - {""})
+    verdicts = dict(zip(asked, await asyncio.gather(*map(judge, asked)), strict=True))
     return {
         "id": problem.id,
         "question": problem.question,
@@ -52,29 +52,35 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: JudgeFunction
     }
 
 
-async def generate(args: argparse.Namespace, todo: list[Problem], partial: Path) -> None:
-    client = policy_from_flags(args)
-    _, judge = judge_from_flags(args)
+async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
+    client, judge = policy_from_flags(args), judge_from_flags(args)
 
     async def one(problem: Problem) -> None:
         rollouts = await client.for_problem(problem).draw([], args.num_rollouts, logprobs=True)
-        record = await judged(problem, rollouts, judge)
-        with partial.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": problem.key, "record": record}) + "\n")
+        record = await judged(problem, rollouts, judge.for_problem(problem))
+        journal.append({"key": problem.key, "record": record})
+        journal.rows.append({"key": problem.key, "record": record})
 
-    await work_through(todo, one, client, args.concurrency, "rollouts")
+    def status(seconds: float) -> str:
+        return f"{client.tokens / max(seconds, 1e-9):.0f} tokens/s"
+
+    try:
+        await work_through(todo, one, args.concurrency, "rollouts", status)
+    finally:
+        await client.pool.close()
+        await judge.close()
+        print(f"judge: {judge.summary()}", flush=True)
 
 
-def finished(partial: Path) -> dict[str, dict[str, Any]]:
-    """What an interrupted run left, by problem key. A line cut short by a kill or a full disk is dropped for good."""
-    if not partial.exists():
-        return {}
-    rows = []
-    for line in partial.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    write_jsonl(partial, rows)
-    return {row["key"]: row["record"] for row in rows}
+def make_records(args: argparse.Namespace, problems: list[Problem], journal: Journal) -> list[dict[str, Any]]:
+    """All records in the order of the problems; what an interrupted run left in the journal is not made again."""
+    done = {row["key"] for row in journal.rows}
+    todo = [problem for problem in problems if problem.key not in done]
+    print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
+    if todo:
+        asyncio.run(generate(args, todo, journal))
+    records = {row["key"]: row["record"] for row in journal.rows}
+    return [records[problem.key] for problem in problems]
 
 
 def main() -> None:
@@ -84,16 +90,10 @@ def main() -> None:
         return
     problems = BENCHMARKS[args.benchmark](args.data)
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
-    done = finished(partial)
-    todo = [problem for problem in problems if problem.key not in done]
-    print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
-    if todo:
-        asyncio.run(generate(args, todo, partial))
-        done = finished(partial)
-    records = [done[problem.key] for problem in problems]
-    write_json(args.output_file, records)
-    partial.unlink(missing_ok=True)
+    with Journal(args.output_file.with_name(args.output_file.name + ".partial.jsonl")) as journal:
+        records = make_records(args, problems, journal)
+        write_json(args.output_file, records)
+        journal.remove()
     right = sum(sum(record["labels"]) for record in records) / sum(len(record["labels"]) for record in records)
     print(f"{args.output_file}: {len(records)} problems x {args.num_rollouts} rollouts, {right:.1%} right")
 

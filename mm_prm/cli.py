@@ -27,6 +27,10 @@ class Fault(Exception):
     """Something outside the input went wrong (a server died, the disk is full); said in one line."""
 
 
+class Busy(Exception):
+    """Another process is working on this."""
+
+
 class Unfinished(Exception):
     """Some problems could not be finished; the same command resumes them."""
 
@@ -50,12 +54,15 @@ def run(main: Callable[[], object]) -> NoReturn:
     """
     if os.environ.get("MM_PRM_DIE_WITH_PARENT"):
         die_with_parent()
+    sys.setrecursionlimit(10_000)  # json reads and writes a deep tree by recursion
     try:
         main()
     except BadInput as error:
         fail(2, *error.problems)
     except Unfinished as error:
         fail(3, str(error))
+    except Busy as error:
+        fail(1, str(error))
     except Fault as error:
         fail(1, str(error))
     except OSError as error:  # disk full, permission denied, a file that vanished: the text names the path

@@ -18,12 +18,21 @@ STEP_SEPARATOR = "\n\n"  # between a marker and the next step; the released eval
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 
+STEP_FORMATS = ("tags", "paragraphs")  # how the policy writes its steps
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_STEP_HEADING = re.compile(r"^(?=[#* \t]*step[ \t]+\d+[* \t]*(?:[:.)\uff1a]|$))", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_ANSWER_LINE = re.compile(
+    r"^[#* \t]*(?:the[ \t]+)?(?:final[ \t]+)?answer[* \t]*[:\uff1a]\s*(.*\S)[ \t]*(\n|\Z)", re.IGNORECASE | re.MULTILINE
+)
+_SPECIAL = re.compile(r"<(?=(?:prm|/?img|IMG_CONTEXT|\|im_start\||\|im_end\||\|endoftext\|)>)")
 
 
-def render_steps(steps: list[str]) -> str:
-    """`<step>a</step><step>b</step>`: how the policy writes steps and how a prefix is handed back to it."""
+def render_steps(steps: list[str], step_format: str = "tags") -> str:
+    """`<step>a</step><step>b</step>` or `a\\n\\nb\\n\\n`: how a prefix is handed back to the policy."""
+    if step_format == "paragraphs":
+        return "".join(f"{step}\n\n" for step in steps)
     return "".join(f"<step>{step}</step>" for step in steps)
 
 
@@ -32,17 +41,45 @@ def render_solution(steps: list[str], answer: str) -> str:
     return f"{render_steps(steps)}<answer>{answer}</answer>"
 
 
-def parse_solution(text: str) -> tuple[list[str], str | None]:
+def parse_solution(text: str, step_format: str = "tags", cut: bool = False) -> tuple[list[str], str | None]:
     """Split the policy's text into its rollout (contents of the steps, the answer last) and the answer.
 
     The answer is None when the text never gives one (cut at the token limit, or not in the format);
-    the rollout then holds the steps alone, possibly none.
+    the rollout then holds the steps alone, possibly none. cut: the text ended at the token limit.
     """
-    found = _ANSWER.search(text)
-    body = text[: found.start()] if found else text
-    steps = [step.strip() for step in _STEP.findall(body) if step.strip()]
-    answer = found.group(1).strip() if found else ""
+    body, answer = _split_paragraphs(text, cut) if step_format == "paragraphs" else _split_tags(text)
+    steps = [step.strip() for step in body if step.strip()]
     return (steps + [answer], answer) if answer else (steps, None)
+
+
+def _split_tags(text: str) -> tuple[list[str], str]:
+    found = _ANSWER.search(text)
+    return _STEP.findall(text[: found.start()] if found else text), found.group(1).strip() if found else ""
+
+
+def _split_paragraphs(text: str, cut: bool) -> tuple[list[str], str]:
+    """Steps at blank lines, or at `Step n:` where there are such; the answer after `Answer:`, else in the last box."""
+    lines = [found for found in _ANSWER_LINE.finditer(text) if found.group(2) or not cut]
+    body = text[: lines[-1].start()] if lines else text
+    answer = lines[-1].group(1).strip("* \t") if lines else _last_box(text)
+    pieces = _STEP_HEADING.split(body) if _STEP_HEADING.search(body) else _BLANK_LINE.split(body)
+    return pieces, answer
+
+
+def _last_box(text: str) -> str:
+    """The content of the last `\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
+    start = text.rfind("\\boxed{")
+    depth = 0
+    for position in range(start + 6, len(text) if start >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[start + 7 : position].strip()
+    return ""
+
+
+def defuse(text: str) -> str:
+    """`<prm>` -> `< prm>`, and so all special tokens: text sent to a server cannot forge an image or a turn."""
+    return _SPECIAL.sub("< ", text)
 
 
 def _no_marker(text: str) -> str:

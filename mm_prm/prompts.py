@@ -6,11 +6,18 @@ SYSTEM_MESSAGE = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
 
-# What the policy is asked. The text must end with "Question: ..." and, in prompt mode, the previous steps.
-POLICY_INSTRUCTION = (
-    "Solve the problem step by step: write each step as <step>...</step>, "
-    "then the final answer as <answer>...</answer>."
-)
+# What the policy is asked, by step format. The text ends with "Question: ..." and, in prompt mode, the previous steps.
+POLICY_INSTRUCTIONS = {
+    "tags": (
+        "Solve the problem step by step: write each step as <step>...</step>, "
+        "then the final answer as <answer>...</answer>."
+    ),
+    # For a policy that was never taught the tags
+    "paragraphs": (
+        "Solve the problem step by step: write each step as one paragraph, with a blank line between steps, "
+        "then the final answer alone on the last line as Answer: ..."
+    ),
+}
 POLICY_CONTINUE = "Go on after the previous steps without repeating them."
 
 # What the LLM judge is asked; one word back.
@@ -22,6 +29,18 @@ Reference answer: {reference}
 Student's answer: {answer}
 
 Reply with one word: yes or no."""
+
+# What the step judge is asked about one state of a search tree; the probability of the first word is its verdict.
+STEP_JUDGE_TEMPLATE = """You check a solution step by step. Nothing of it was checked before.
+
+Problem: {question}
+Reference answer: {reference}
+Steps so far:
+{previous}
+New step:
+{step}
+
+Is everything up to and including the new step correct? Reply with one word: Yes or No."""
 
 # Chat template of the native checkpoints (jinja): the system message is always there, images come as <IMG_CONTEXT>
 # (the processor widens it to <img><IMG_CONTEXT>...</img>), each followed by a newline.
@@ -44,11 +63,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def policy_prompt(question: str, previous_steps: str = "") -> str:
+def policy_prompt(question: str, previous_steps: str = "", step_format: str = "tags") -> str:
     """The text of the user's message, without images: instruction, question and, if any, the rendered prefix.
 
-    Ends with `Question: {question}`, then `\\nPrevious Steps: <step>...</step>...` when there is a prefix.
+    Ends with `Question: {question}`, then `\\nPrevious Steps: {previous_steps}` when there is a prefix.
     """
+    instruction = POLICY_INSTRUCTIONS[step_format]
     if not previous_steps:
-        return f"{POLICY_INSTRUCTION}\nQuestion: {question}"
-    return f"{POLICY_INSTRUCTION} {POLICY_CONTINUE}\nQuestion: {question}\nPrevious Steps: {previous_steps}"
+        return f"{instruction}\nQuestion: {question}"
+    return f"{instruction} {POLICY_CONTINUE}\nQuestion: {question}\nPrevious Steps: {previous_steps}"

@@ -11,8 +11,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,17 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    write_atomic(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    """An object indented, a list with one record a line, so that both can be read and large lists are written fast."""
+    if isinstance(data, list):
+        text = "[" + ",".join("\n" + json.dumps(record, ensure_ascii=False) for record in data) + "\n]\n"
+    else:
+        text = json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+    write_atomic(path, text)
+
+
+def write_tree(path: str | Path, tree: Tree) -> None:
+    """A tree on one line: Python's indenting encoder is 30 times slower, and a tree may hold megabytes."""
+    write_atomic(path, json.dumps(tree.to_dict(), ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
@@ -157,6 +167,11 @@ def parse_problem(record: Any, folder: Path) -> Problem:
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
     id_, question, answer = (_text_field(record, name) for name in ("id", "question", "correct_answer"))
+    for name, value in record.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text") from None
     try:
         images = [os.path.abspath(folder / image) for image in image_list(record.get("image_path"))]
         for image in images:
@@ -209,11 +224,13 @@ class Node:
 
     partial_solution: the steps this node adds to its parent. A rollout is the list of steps that *follow* the
     state, the answer last. num_rollouts and num_correct are the counts behind mc_value; correct_counts and
-    incorrect_counts say how often each distinct rollout came.
+    incorrect_counts say how often each distinct rollout came. judge_value: an MLLM's P(Yes) for partial_solution,
+    None where it was not asked.
     """
 
     partial_solution: list[str]
     mc_value: float = 0.0
+    judge_value: float | None = field(default=None, kw_only=True)
     visit_count: int = 0
     num_rollouts: int = 0
     num_correct: int = 0
@@ -223,19 +240,51 @@ class Node:
     incorrect_counts: list[int] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
 
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Node]]:
+        """This node and every one below it, depth first, each with all steps that lead from here to it."""
+        stack: list[tuple[tuple[str, ...], Node]] = [((), self)]  # no recursion: trees may be thousands of levels deep
+        while stack:
+            prefix, node = stack.pop()
+            yield prefix, node
+            stack += [((*prefix, *child.partial_solution), child) for child in reversed(node.children)]
+
+    def is_judged(self) -> bool:
+        """Whether every node below this one has a judge_value."""
+        return all(node.judge_value is not None for _, node in self.walk() if node is not self)
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields; an unknown judge_value is left out. Lists are shared with the node, not copied."""
+        root: dict[str, Any] = {}
+        stack = [(self, root)]
+        while stack:
+            node, data = stack.pop()
+            data |= {name: value for name, value in vars(node).items() if (name, value) != ("judge_value", None)}
+            data["children"] = [{} for _ in node.children]
+            stack += zip(node.children, data["children"], strict=True)
+        return root
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Node:
         """Trees made elsewhere may lack the counts; every rollout then counts once."""
+        root = cls._childless(data)
+        stack = [(root, data["children"])]
+        while stack:
+            node, children = stack.pop()
+            node.children = [cls._childless(child) for child in children]
+            stack += [(mine, child["children"]) for mine, child in zip(node.children, children, strict=True)]
+        return root
+
+    @classmethod
+    def _childless(cls, data: dict[str, Any]) -> Node:
         correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
         counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
         if (len(counts[0]), len(counts[1])) != (len(correct), len(incorrect)):
             raise ValueError("a node's counts do not match its rollouts")
+        judge_value = data.get("judge_value")
         return cls(
             partial_solution=data.get("partial_solution", []),
             mc_value=float(data["mc_value"]),
+            judge_value=None if judge_value is None else float(judge_value),
             visit_count=int(data["visit_count"]),
             num_rollouts=data.get("num_rollouts", sum(counts[0]) + sum(counts[1])),
             num_correct=data.get("num_correct", sum(counts[0])),
@@ -243,7 +292,6 @@ class Node:
             correct_counts=counts[0],
             incorrect_rollouts=incorrect,
             incorrect_counts=counts[1],
-            children=[cls.from_dict(child) for child in data["children"]],
         )
 
 
@@ -275,14 +323,20 @@ class Tree:
         return cls(data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search", {}))
 
 
+def read_tree(path: str | Path) -> Tree:
+    """One tree file. Raises BadInput that names it."""
+    try:
+        return Tree.from_dict(read_json(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path}: not a tree ({type(error).__name__}: {error})") from None
+
+
 def read_trees(folder: str | Path) -> list[Tree]:
     """Every `*.json` of a folder, in sorted order. Raises BadInput that names each file that is not a tree."""
     trees, bad = [], []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            trees.append(Tree.from_dict(read_json(path)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            bad.append(f"{path}: not a tree ({type(error).__name__}: {error})")
+            trees.append(read_tree(path))
         except BadInput as error:
             bad += error.problems
     if bad:
@@ -308,13 +362,17 @@ def is_probability(value: Any) -> bool:
 
 
 def parse_path(record: Any) -> dict[str, Any]:
-    """{id, question, answer, image_path, steps: [[step, ...], ...], process, labels}: one label per entry of steps."""
+    """{id, question, answer, image_path, steps: [[step, ...], ...], process, labels}: one label per entry of steps.
+
+    A label is a number, or null for an entry without one.
+    """
     _require(record, id=str, question=str, steps=list, process=str, labels=list)
     image_list(record.get("image_path"))
     if len(record["steps"]) != len(record["labels"]):
         raise ValueError(f"field 'labels': {len(record['labels'])} labels for {len(record['steps'])} entries of steps")
-    if not record["labels"] or not all(map(is_probability, record["labels"])):
-        raise ValueError("field 'labels': must be numbers between 0 and 1, at least one")
+    known = [label for label in record["labels"] if label is not None]
+    if not known or not all(map(is_probability, known)):
+        raise ValueError("field 'labels': must be numbers between 0 and 1 or null, at least one number")
     return record
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, run_forked, run_script
 from fake_server import ChatServer
 
 STEP = "<step>We read the picture very carefully.</step>"
@@ -25,11 +25,10 @@ def policy(request):
     return [right if i % 2 else wrong for i in range(request["n"])]
 
 
-def annotate(seed, out, url, *flags, **kwargs):
-    return run_script(
+def annotate(seed, out, url, *flags):
+    return run_forked(
         *["data_pipeline/run_data_pipeline.py", "--input_file", seed, "--output_dir", out, "--policy_endpoint", url],
         *["--model", "m", "--judge", "rule", "--max_outage", "0.6", "--max_search_count", "2", *flags],
-        **kwargs,
     )
 
 
@@ -178,7 +177,7 @@ def test_a_judge_that_is_down_makes_no_tree(seed_file, tmp_path):
     judge = ["--judge", "llm", "--api_endpoint", "http://127.0.0.1:9/v1", "--judge_model", "j"]
     with ChatServer(policy) as server:
         done = annotate(seed_file, tmp_path / "t", server.url, *judge)
-    assert done.returncode == 3 and "judge" in done.stderr and list((tmp_path / "t").iterdir()) == []
+    assert done.returncode == 3 and "judge" in done.stderr and list((tmp_path / "t").glob("*.json")) == []
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGKILL])

@@ -1,27 +1,51 @@
 """Is this answer right? The rules on pairs, the LLM judge against a real HTTP server."""
+# ruff: noqa: E501  (tables of pairs)
 
+import argparse
 import asyncio
+import time
 
 import pytest
 from fake_server import ChatServer
 
 from mm_prm.cli import BadInput
-from mm_prm.judge import Undecided, make_judge, rule_equal
-from mm_prm.policy import Unreachable
+from mm_prm.judge import Judge, MathWorkers, Undecided, add_judge_flags, glance, judge_from_flags, normalise, rule_equal
+from mm_prm.records import Problem
+from mm_prm.servers import Unreachable
 
 SAME = [
-    ("75", "75"), ("75", " 75 . "), ("75", "75.0"), ("1,200", "1200"), ("-3", "-3"), ("-5", "−5"), ("3.5", "7/2"),
-    ("\\frac{1}{2}", "0.5"), ("\\frac{1}{2}", "\\dfrac12"), ("2\\sqrt{3}", "\\sqrt{12}"), ("$x+1$", "1+x"),
-    ("B", "B"), ("B", "(B)"), ("B", "B. 75"), ("B", "b)"), ("B", "Option B"), ("B", "\\text{B}"),
-    ("B", "\\boxed{\\text{B}}"), ("B", "B) the second"), ("75", "７５"), ("75", "\\boxed{75}"),
-    ("75", "$75$"), ("(1,2)", "(1, 2)"), ("yes", "Yes"), ("15^\\circ", "15°"),
+    # numbers
+    ("75", "75"), ("75", " 75 . "), ("75", "75.0"), ("1,200", "1200"), ("1{,}200", "1200"), ("-3", "-3"), ("-5", "−5"),
+    ("3.5", "7/2"), ("75", "**75**"), ("yes", "Yes"),
+    # full width, LaTeX wrappers
+    ("75", "７５"), ("75", "７５。"), ("75%", "７５％"), ("(1,2)", "（１，２）"), ("75", "\\boxed{75}"), ("75", "$75$"),
+    ("75", "\\(75\\)"), ("B", "\\boxed{\\text{B}}"), ("75", "The area is \\boxed{75}."),
+    # fractions, roots, expressions
+    ("\\frac{1}{2}", "0.5"), ("\\frac{1}{2}", "\\dfrac12"), ("\\frac{2}{4}", "\\frac12"), ("-\\frac12", "-0.5"),
+    ("2\\sqrt{3}", "\\sqrt{12}"), ("2\\sqrt{3}", "2√3"), ("$x+1$", "1+x"), ("x^2-1", "(x-1)(x+1)"), ("2^{10}", "1024"),
+    ("1.5\\times10^3", "1500"), ("1500", "1.5×10^3"), ("x=5", "5"), ("\\pi/2", "π/2"), ("x > 2", "x \\gt 2"),
+    # choices
+    ("B", "B"), ("B", "b"), ("B", "(B)"), ("B", "B. 75"), ("B", "b)"), ("B", "Option B"), ("B", "\\text{B}"),
+    ("B", "B) the second"), ("(B)", "B"), ("B. 75", "B"), ("B. 75", "75"), ("AC", "A, C"), ("A, C", "CA"), ("ABD", "A, B and D"),
+    # units, degrees, percent
+    ("5 kg", "5"), ("5", "5 kg"), ("12 cm", "12 centimeters"), ("12 cm^2", "12 square cm"), ("12 cm²", "12\\text{ cm}^2"),
+    ("12 cm^{2}", "12 平方厘米"), ("3 h", "3 hours"), ("5元", "5"), ("5", "$5"), ("\\frac12 kg", "0.5 kg"),
+    ("15^\\circ", "15°"), ("15^{\\circ}", "15 degrees"), ("15°", "15"), ("15度", "15°"), ("75%", "75"), ("75\\%", "0.75"),
+    ("0.75", "75 percent"),
+    # tuples and sets
+    ("(1,2)", "(1, 2)"), ("\\left(1,2\\right)", "(1,2)"), ("\\{1,2\\}", "\\{2,1\\}"), ("1, 2", "2, 1"),
+    ("x=1 or x=2", "x=2 or x=1"),
 ]  # fmt: skip
 DIFFERENT = [
-    ("75", "57"), ("75", ""), ("75", "7.5"), ("75", "-75"), ("1,200", "1.2"), ("\\frac{1}{2}", "2"), ("B", "C"),
-    ("B", "(C)"), ("B", "Because"), ("B", "AB"), ("(1,2)", "(2,1)"), ("x+1", "x-1"), ("75", "seventy"),
-    ("2\\sqrt{3}", "3\\sqrt{2}"), ("75", "75 or 76"), ("A", "A or B"), ("A", "A, C"), ("I", "I think 5"),
-    ("75", "7_5"), ("A", "A line"),
+    ("75", "57"), ("75", ""), ("75", "-"), ("75", "7.5"), ("75", "-75"), ("1,200", "1.2"), ("75", "75 or 76"), ("75", "7_5"),
+    ("75", "seventy"), ("\\frac{1}{2}", "2"), ("x+1", "x-1"), ("2\\sqrt{3}", "3\\sqrt{2}"), ("2m", "2"), ("x > 2", "x < 2"),
+    ("B", "C"), ("B", "(C)"), ("B", "Because"), ("B", "AB"), ("A", "A or B"), ("A", "A, C"), ("A, C", "A"), ("AC", "AB"),
+    ("I", "I think 5"), ("A", "A line"), ("B. 75", "57"), ("cat", "act"),
+    ("5 kg", "5 cm"), ("\\frac12 kg", "0.5 cm"), ("12 cm", "12 cm^2"), ("5 m", "500 m"), ("75%", "7.5"), ("75%", "7500"),
+    ("15°", "51°"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("\\{1,2\\}", "\\{1,3\\}"),
 ]  # fmt: skip
+# Nobody needs to ask an LLM whether these are the same.
+TRIVIAL = [("75", "57"), ("75", "--"), ("B", "C"), ("AC", "AB"), ("5 kg", "6 kg"), ("75%", "7.5"), ("15°", "51")]
 
 
 @pytest.mark.parametrize(("reference", "answer"), SAME)
@@ -34,25 +58,49 @@ def test_rules_see_a_different_answer(reference, answer):
     assert not rule_equal(reference, answer)
 
 
-def ask(server, kind, *answers, max_outage=5.0):
+@pytest.mark.parametrize(("reference", "answer"), TRIVIAL)
+def test_trivially_different_answers_are_told_at_a_glance(reference, answer):
+    assert glance(normalise(reference), normalise(answer)) == "different"
+
+
+def flags(*argv):
+    parser = argparse.ArgumentParser()
+    add_judge_flags(parser)
+    parser.add_argument("--max_outage", type=float, default=5)
+    return parser.parse_args(argv)
+
+
+def ask(server, kind, *answers, max_outage=5.0, known=None):
+    """Verdicts on answers to one problem whose right answer is 75, and the judge."""
+
     async def run():
-        judge = make_judge(kind, server.url, "judge", max_outage)
-        return [await judge("What?", "75", answer) for answer in answers]
+        args = ["--judge", kind, "--api_endpoint", server.url, "--judge_model", "j", "--max_outage", str(max_outage)]
+        judge = judge_from_flags(flags(*args))
+        one = judge.for_problem(Problem("a", "What?", "75", [], {}), known)
+        try:
+            return await asyncio.gather(*map(one, answers)), judge
+        finally:
+            await judge.close()
 
     return asyncio.run(run())
 
 
-def test_the_llm_is_asked_only_when_the_rules_see_a_difference_and_once_per_answer():
+def test_the_llm_is_asked_once_per_answer_and_only_where_the_rules_are_unsure(monkeypatch):
+    monkeypatch.setattr(Judge, "AUDIT_AT_MOST", 0)
     with ChatServer(lambda request: ["Yes."]) as server:
-        assert ask(server, "rule+llm", "75", "seventy-five", "seventy-five") == [True, True, True]
-        assert len(server.requests) == 1
+        answers = ["75", "57", "seventy-five", "seventy-five", " seventy-five. "]
+        verdicts, judge = ask(server, "rule+llm", *answers)
+        assert verdicts == [True, False, True, True, True]
+        assert len(server.requests) == 1 and judge.counts["rule"] == 2 and judge.counts["llm"] == 1
         assert server.requests[0]["temperature"] == 0 and "seventy-five" in str(server.requests[0]["messages"])
+        assert ask(server, "rule+llm", "seventy-five", known={"seventy-five": False})[0] == [False]
+        assert len(server.requests) == 1
 
 
 def test_a_verdict_that_is_no_verdict_is_asked_again_then_undecided():
     replies = iter([["Maybe"], ["no"], ["hm"], ["hm"]])
     with ChatServer(lambda request: next(replies)) as server:
-        assert ask(server, "llm", "76") == [False]
+        assert ask(server, "llm", "76")[0] == [False]
         with pytest.raises(Undecided):
             ask(server, "llm", "77")
 
@@ -62,6 +110,33 @@ def test_a_judge_that_is_down_is_an_error_not_a_wrong_answer():
         ask(server, "llm", "76", max_outage=0.6)
 
 
+def test_rules_and_llm_are_compared_on_a_sample():
+    with ChatServer(lambda request: ["no"]) as server:  # an LLM that contradicts every right answer
+        _, judge = ask(server, "rule+llm", *(f"75.{'0' * n}" for n in range(1, 60)), *map(str, range(100, 160)))
+        assert judge.counts["rule"] == 119
+        sampled = len(judge.audited)
+        assert 0 < sampled < 30 and sampled == len(server.requests) and 0 < sum(judge.audited) < sampled
+        assert f"agree on {sum(judge.audited)} of {sampled}" in judge.summary()
+
+
+def test_an_answer_that_would_compute_for_ever_is_stopped():
+    started = time.monotonic()
+
+    async def run():
+        workers = MathWorkers(seconds=2)
+        try:
+            with pytest.raises(TimeoutError):
+                await workers.equal("3", "9^{9^{9^9}}")
+            return await workers.equal("3x", "x+2x")
+        finally:
+            workers.close()
+
+    assert asyncio.run(run()) is True
+    assert time.monotonic() - started < 40
+
+
 def test_an_llm_judge_needs_endpoint_and_model():
     with pytest.raises(BadInput, match="--api_endpoint"):
-        make_judge("llm", None, None, 1)
+        judge_from_flags(flags("--judge", "llm"))
+    assert judge_from_flags(flags()).kind == "rule"
+    assert judge_from_flags(flags("--api_endpoint", "http://h:1", "--judge_model", "j")).kind == "rule+llm"

@@ -1,9 +1,10 @@
 """The search on scripted policies, with the whole expected tree written out."""
 
 import asyncio
+import random
 
 import pytest
-from omegaprm import Candidate, Search, SearchParams, selection_score
+from omegaprm import Search, SearchParams, State, value
 
 from mm_prm.records import Node
 
@@ -78,26 +79,98 @@ def test_the_rollout_budget_is_checked_between_searches():
     assert (search.searches, search.rollouts) == (2, 9)
 
 
-def test_selection_follows_the_formula_and_its_tie_rule():
-    params = SearchParams(alpha=0.5, beta=0.9, length_scale=2)
-    candidate = Candidate(Node([], mc_value=0.25, visit_count=3), [], ["two words", "three more words"])
-    assert candidate.words == 5
-    assert selection_score(candidate, 0.125 * 6, params) == pytest.approx(0.5**0.75 * 0.9**2.5 + 0.125 * 6 / 4)
+def test_a_rollout_without_an_answer_is_wrong_and_counted_apart():
+    async def policy(prefix, n):
+        return [(["a", "b"], None), (["a", "b", "R"], "R"), (["a", "b"], None)]
 
+    async def judge(answer):
+        return True  # would be asked about None
+
+    search = Search(policy, judge, SearchParams(num_rollouts=3, max_search_count=0))
+    root = asyncio.run(search.run())
+    assert (root.num_rollouts, root.num_correct, root.incorrect_counts) == (3, 1, [2])
+    assert search.unanswered == 2
+
+
+def entered(search, *states):
+    """States (mc_value, visit_count, rollouts) as the search would have them; returns their names in search order."""
+    for mc_value, visits, rollouts in states:
+        node = Node([], mc_value=mc_value, visit_count=visits)
+        candidates = sorted((-value(node, rollout, search.params), rollout) for rollout in rollouts)
+        search.enter(State(node, [], candidates))
+        search.searches += visits
+    order = []
+    while search.open:
+        state, rollout = search.select()
+        order.append((state.node.mc_value, state.node.visit_count, rollout))
+        search.enter(state)
+    return order
+
+
+def test_the_value_follows_the_formula():
+    params = SearchParams(alpha=0.5, beta=0.9, length_scale=2)
+    node = Node([], mc_value=0.25)
+    assert value(node, ["two words", "three more words"], params) == pytest.approx(0.5**0.75 * 0.9**2.5)
+
+
+def test_equal_scores_go_to_fewer_visits_then_to_the_smaller_rollout():
     search = Search(None, None, SearchParams(c_puct=0))  # without exploration equal states tie
-    fresh, visited = Node([], mc_value=0.5), Node([], mc_value=0.5, visit_count=1)
-    search.candidates = [Candidate(visited, [], ["a"]), Candidate(fresh, [], ["c"]), Candidate(fresh, [], ["b"])]
-    order = [(c.node is fresh, c.rollout) for c in (search.select(), search.select(), search.select())]
-    assert order == [(True, ["b"]), (True, ["c"]), (False, ["a"])]
+    order = entered(search, (0.5, 1, [["a"]]), (0.5, 0, [["c"], ["b"]]), (0.5, 0, [["b", ""]]))
+    assert order == [(0.5, 0, ["b"]), (0.5, 0, ["b", ""]), (0.5, 0, ["c"]), (0.5, 1, ["a"])]
 
 
 def test_states_with_a_higher_value_and_shorter_rollouts_come_first():
-    search = Search(None, None, SearchParams())
-    low, high = Node([], mc_value=0.1), Node([], mc_value=0.9)
-    search.candidates = [
-        Candidate(low, [], ["w"]),
-        Candidate(high, [], ["w " * 1000]),
-        Candidate(high, [], ["w " * 10]),
-    ]
-    chosen = [search.select() for _ in range(3)]
-    assert [(c.node is high, c.words) for c in chosen] == [(True, 10), (True, 1000), (False, 1)]
+    order = entered(Search(None, None, SearchParams()), (0.1, 0, [["w"]]), (0.9, 0, [["w " * 1000], ["w " * 10]]))
+    assert [(mc, len(rollout[0].split())) for mc, _, rollout in order] == [(0.9, 10), (0.9, 1000), (0.1, 1)]
+
+
+def test_exploration_prefers_the_state_seen_less_once_it_outweighs_the_value():
+    # U = 0.125 * sqrt(4) / (1 + visits): 0.05 at four visits, 0.25 at none; Q differs by 0.5^0.5 - 0.5^0.7 = 0.09.
+    params = SearchParams(c_puct=0.125, beta=1.0)
+    order = entered(Search(None, None, params), (0.5, 4, [["a"]]), (0.3, 0, [["b"]]))
+    assert [mc for mc, *_ in order] == [0.3, 0.5]
+    order = entered(Search(None, None, SearchParams(c_puct=0.01, beta=1.0)), (0.5, 4, [["a"]]), (0.3, 0, [["b"]]))
+    assert [mc for mc, *_ in order] == [0.5, 0.3]
+
+
+def brute_force(root_script, params):
+    """The order of selections worked out the slow way: every score computed anew for every candidate, every time."""
+    states = [[Node([], mc_value=mc), list(rollouts)] for mc, rollouts in root_script]
+    chosen, searches = [], 0
+    while any(rollouts for _, rollouts in states):
+        best = None
+        for node, rollouts in states:
+            for rollout in rollouts:
+                score = value(node, rollout, params) + params.c_puct * searches**0.5 / (1 + node.visit_count)
+                key = (-round(score, 12), node.visit_count, rollout)
+                if best is None or key < best[0]:
+                    best = key, node, rollouts, rollout
+        _, node, rollouts, rollout = best
+        rollouts.remove(rollout)
+        node.visit_count += 1
+        searches += 1
+        chosen.append((node.mc_value, rollout))
+    return chosen
+
+
+def test_the_order_equals_brute_force():
+    rng = random.Random(0)
+    for trial in range(30):
+        params = SearchParams(c_puct=rng.choice([0, 0.125, 1.0]), length_scale=20)
+        names = iter(range(10_000))
+        script = [
+            (mc, [[f"{next(names):05d} " + "w " * rng.randrange(5)] for _ in range(rng.randrange(1, 12))])
+            for mc in rng.sample([i / 16 for i in range(1, 16)], 8)
+        ]
+        search = Search(None, None, params)
+        for mc, rollouts in script:
+            node = Node([], mc_value=mc)
+            search.enter(State(node, [], sorted((-value(node, rollout, params), rollout) for rollout in rollouts)))
+        chosen = []
+        while search.open:
+            state, rollout = search.select()
+            chosen.append((state.node.mc_value, rollout))
+            state.node.visit_count += 1
+            search.searches += 1
+            search.enter(state)
+        assert chosen == brute_force(script, params), trial

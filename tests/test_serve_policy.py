@@ -7,18 +7,23 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
+import serve_policy
 from conftest import ROOT, run_script
-from serve_policy import serve_while, server_command
+from serve_policy import Server, serve_while
 
 from mm_prm.cli import BadInput, Fault
 
 SERVER = """
-import http.server, sys
+import http.server, os, sys
 class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/v1/die":
+            os._exit(9)
         self.send_response(200); self.end_headers()
+        self.wfile.write(os.environ.get("CUDA_VISIBLE_DEVICES", "").encode())
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
 """
 
@@ -30,7 +35,22 @@ def free_port():
 
 
 def serve(tmp_path, server, command, port, timeout=10):
-    return serve_while(command, server, port, tmp_path / "server.log", timeout)
+    return serve_while(command, [Server(server, port, tmp_path / "server.log")], timeout)
+
+
+def two_servers(tmp_path):
+    ports = [free_port(), free_port()]
+    return [
+        Server([sys.executable, "-c", SERVER, str(port)], port, tmp_path / f"server_{index}.log", gpus)
+        for index, (port, gpus) in enumerate(zip(ports, (["4", "5"], ["GPU-6f", "7"]), strict=True))
+    ]
+
+
+def beside(body):
+    """A command that has the URLs of its servers in `urls`."""
+    given = "import os, sys, time, urllib.request as r; urls = os.environ['POLICY_ENDPOINT'].split(',')"
+    die = "def die(url):\n    try: r.urlopen(url + '/die')\n    except OSError: pass"
+    return [sys.executable, "-c", f"{given}\n{die}\n{body}"]
 
 
 def is_up(port):
@@ -86,11 +106,85 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     assert done.returncode == 2 and "config.json is missing" in done.stderr
 
 
-def test_one_replica_per_gpu_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr("serve_policy.gpu_count", lambda: 8)
-    command = server_command("m", "policy", 1, [])
-    assert command[command.index("--data-parallel-size") + 1] == "8"
-    assert "--data-parallel-size" not in server_command("m", "policy", 1, ["--tensor-parallel-size=8"])
+def test_every_server_has_its_gpus_and_the_command_finds_all_of_them(tmp_path, capfd):
+    servers = two_servers(tmp_path)
+    assert serve_while(beside("print([r.urlopen(url).read().decode() for url in urls], urls)"), servers, 10) == 0
+    urls = [f"http://127.0.0.1:{server.port}/v1" for server in servers]
+    assert f"{['4,5', 'GPU-6f,7']} {urls}" in capfd.readouterr().out
+    assert not any(is_up(server.port) for server in servers)
+
+
+def test_one_of_two_servers_may_die(tmp_path, capfd):
+    servers = two_servers(tmp_path)
+    assert serve_while(beside("die(urls[0]); time.sleep(0.5); r.urlopen(urls[1]); sys.exit(7)"), servers, 10) == 7
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1 and str(servers[0].log) in warnings[0]
+    assert f"port {servers[0].port} died (exit code 9), 1 left" in warnings[0]
+
+
+def test_the_last_server_may_not_die(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(Fault, match=r"died \(exit code 9\)(.|\n)*GET /health"):
+        serve_while(beside("die(urls[0]); die(urls[1]); time.sleep(60)"), two_servers(tmp_path), 10)
+    assert time.monotonic() - started < 20
+
+
+def test_a_server_may_not_die_before_all_are_healthy(tmp_path):
+    healthy, _ = two_servers(tmp_path)
+    dying = Server([sys.executable, "-c", "raise SystemExit(9)"], free_port(), tmp_path / "dying.log")
+    with pytest.raises(Fault, match=r"died \(exit code 9\)"):
+        serve_while(["true"], [healthy, dying], 10)
+    assert not is_up(healthy.port)
+
+
+def planned(monkeypatch, tmp_path, gpus, *flags):
+    """The servers that a call with these flags would start."""
+    (tmp_path / "config.json").touch()
+    seen = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr("sys.argv", ["serve_policy.py", "--model", str(tmp_path), *flags, "--", "true"])
+    monkeypatch.setattr(serve_policy, "serve_while", lambda command, servers, timeout: seen.extend(servers) or 0)
+    with pytest.raises(SystemExit):
+        serve_policy.main()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "groups"),
+    [
+        ("0,1,2", "", ["0", "1", "2"]),
+        ("GPU-a, GPU-b,7,3", "-tp 2", ["GPU-a GPU-b", "7 3"]),
+        ("0,1,2,3", "--tensor-parallel-size=4", ["0 1 2 3"]),
+        ("0,1,2,3", "--tensor-parallel-size 2 --replicas 1", ["0 1"]),
+        ("0,1,2,3", "--data-parallel-size=2 --tensor_parallel_size 2", ["0 1 2 3"]),
+        ("0,1,2,3", "-dp 4", ["0 1 2 3"]),
+        ("0,1", "-tp 4", ["0 1"]),
+        ("0", "", ["0"]),
+        ("", "", [""]),
+        ("-1", "--replicas 2", ["", ""]),
+    ],
+)
+def test_each_group_of_gpus_gets_a_server(monkeypatch, tmp_path, gpus, flags, groups):
+    servers = planned(monkeypatch, tmp_path, gpus, "--port", "9000", "--log", "logs/s.log", *flags.split())
+    assert [" ".join(server.gpus) for server in servers] == groups
+    assert [server.port for server in servers] == [9000 + index for index in range(len(groups))]
+    assert all(f"--port {server.port}" in " ".join(server.command) for server in servers)
+    many = [Path(f"logs/s_{index}.log") for index in range(len(groups))]
+    assert [server.log for server in servers] == (many if len(groups) > 1 else [Path("logs/s.log")])
+    assert all(("--enforce-eager" in server.command) == (not server.gpus) for server in servers)
+
+
+def test_flags_of_vllm_reach_every_server(monkeypatch, tmp_path):
+    for server in planned(monkeypatch, tmp_path, "0,1,2,3", "-tp=2", "--max-model-len", "512"):
+        assert " ".join(server.command).endswith("--max-model-len 512")
+        assert server.command[server.command.index("--tensor-parallel-size") + 1] == "2"
+
+
+def test_gpus_that_stay_idle_are_named_and_missing_ones_refused(monkeypatch, tmp_path, capsys):
+    assert len(planned(monkeypatch, tmp_path, "0,1,2,6,7", "-tp", "2")) == 2
+    assert "idle GPUs: 7 (" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="--replicas 3: each needs 2 GPUs"):
+        serve_policy.gpu_groups(["0", "1", "2", "3"], 2, 3, [])
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -99,10 +193,10 @@ def test_nothing_survives_the_launcher(tmp_path, name):
     child.write_text("import time; from mm_prm import cli; cli.run(lambda: time.sleep(60))")
     launcher = f"""
 from pathlib import Path
-from serve_policy import serve_while
+from serve_policy import Server, serve_while
 import sys
-serve_while(["sh", "-c", "{sys.executable} {child} {port}; true"],
-            [sys.executable, "-c", {SERVER!r}, "{port}"], {port}, Path({str(tmp_path / "log")!r}), 10)
+server = Server([sys.executable, "-c", {SERVER!r}, "{port}"], {port}, Path({str(tmp_path / "log")!r}))
+serve_while(["sh", "-c", "{sys.executable} {child} {port}; true"], [server], 10)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "data_pipeline")}
     process = subprocess.Popen([sys.executable, "-c", launcher], env=env, stdout=subprocess.PIPE, text=True)
@@ -146,3 +240,96 @@ def test_shell_scripts_say_what_is_missing(script, env, message):
         ["sh", script], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 2 and message in done.stderr
+
+
+def pipeline(tmp_path, worker, parts=(), **env):
+    """Environment of run_data_pipeline.sh on some chunks; `worker` is the shell script that stands in for Python."""
+    for part in parts:
+        (tmp_path / f"questions_part_{part}.json").touch()
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{worker}\n")
+    (tmp_path / "python").chmod(0o755)
+    own = {"PYTHON": tmp_path / "python", "SPLIT_DIR": tmp_path, "LOG_DIR": tmp_path, "OUT": tmp_path / "calls"}
+    return {**os.environ, "POLICY_ENDPOINT": "http://h/v1", **{key: str(value) for key, value in (own | env).items()}}
+
+
+def annotate(env, shell="sh"):
+    done = subprocess.run(
+        [shell, "data_pipeline/run_data_pipeline.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30
+    )
+    calls = Path(env["OUT"]).read_text().split() if Path(env["OUT"]).exists() else []
+    return done, [int(call.rsplit("_", 1)[1].removesuffix(".json")) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rank", "parts"), [(1, 0, [1, 2, 3, 9, 10, 11]), (4, 0, [1, 10]), (4, 1, [2, 11]), (4, 3, [9])]
+)
+def test_each_node_takes_its_chunks_in_natural_order(tmp_path, nodes, rank, parts):
+    env = pipeline(tmp_path, 'echo "$3" >>"$OUT"', [10, 9, 1, 2, 3, 11, "x"], NNODES=nodes, NODE_RANK=rank)
+    done, calls = annotate(env)
+    assert done.returncode == 0 and calls == parts, done.stderr
+
+
+def test_a_node_without_a_chunk_says_so_and_starts_no_server(tmp_path):
+    env = pipeline(tmp_path, "exit 1", [1], NNODES=2, NODE_RANK=1, POLICY_MODEL="m", POLICY_ENDPOINT="")
+    done, _ = annotate(env)
+    assert done.returncode == 0 and "node 1 of 2" in done.stdout
+
+
+@pytest.mark.parametrize(("nodes", "rank"), [("2", "2"), ("2", "-1"), ("2", "a"), ("b", "0"), ("0", "0")])
+def test_a_bad_rank_is_one_line(tmp_path, nodes, rank):
+    done, _ = annotate(pipeline(tmp_path, "exit 1", [1], NNODES=nodes, NODE_RANK=rank))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and f"NODE_RANK={rank}" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(
+    ("codes", "ours", "parts"), [("0 0 0", 0, [1, 2, 3]), ("0 3 0", 3, [1, 2, 3]), ("3 1 0", 1, [1, 2])]
+)
+def test_unfinished_problems_let_the_next_chunk_go_on_and_a_fault_does_not(tmp_path, shell, codes, ours, parts):
+    worker = f'echo "$3" >>"$OUT"\nset -- {codes}\nshift $(($(wc -l <"$OUT") - 1))\nexit $1'
+    done, calls = annotate(pipeline(tmp_path, worker, [1, 2, 3]), shell)
+    assert (done.returncode, calls) == (ours, parts), done.stderr
+
+
+def test_the_launcher_calls_the_chunks_back_with_its_endpoints(tmp_path):
+    worker = """case $1 in *serve_policy.py)
+        echo "$@"
+        while [ "$1" != -- ]; do shift; done
+        shift
+        POLICY_ENDPOINT=http://own/v1 exec "$@" ;;
+      esac
+      test "$POLICY_ENDPOINT $MM_PRM_DIE_WITH_PARENT" = "http://own/v1 1" && echo "$3" >>"$OUT" """
+    env = pipeline(tmp_path, worker, [1, 2, 3], NNODES=2, POLICY_MODEL="m", POLICY_ENDPOINT="", VLLM_ARGS="-tp 2")
+    done, calls = annotate(env)
+    assert done.returncode == 0 and calls == [1, 3], done.stderr
+    assert f"--log {tmp_path}/policy_server_node0.log -tp 2 --" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "name", "code", "ours"),
+    [
+        ("sh", signal.SIGTERM, 3, 3),
+        ("bash", signal.SIGTERM, 3, 3),
+        ("sh", signal.SIGINT, 143, 143),
+        ("bash", signal.SIGINT, 0, 3),  # the chunk was done, the next one was not
+        ("sh", signal.SIGHUP, 0, 3),
+    ],
+)
+def test_a_signal_reaches_the_worker_and_no_other_chunk_is_begun(tmp_path, shell, name, code, ours):
+    worker = f"""trap 'kill $!; sleep 0.3; touch "$OUT.saved"; exit {code}' TERM
+sleep 30 &
+echo "$3" >>"$OUT"
+wait"""
+    env = pipeline(tmp_path, worker, [1, 2])
+    process = subprocess.Popen(
+        [shell, "data_pipeline/run_data_pipeline.sh"],
+        cwd=ROOT,
+        env=env,
+        preexec_fn=lambda: signal.signal(name, signal.SIG_DFL),  # the tests may run where it is ignored
+    )
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "calls").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(name)
+    assert process.wait(10) == ours
+    assert (tmp_path / "calls.saved").exists() and len((tmp_path / "calls").read_text().split()) == 1

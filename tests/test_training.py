@@ -107,6 +107,28 @@ def test_what_truncation_cuts_is_dropped_with_its_labels(desk, tmp_path):
     assert batch["targets"].tolist() == [] and batch["input_ids"].shape == (1, 10)
 
 
+def test_only_labelled_markers_are_trained(desk, tmp_path):
+    whole = batches(desk, write_dataset(tmp_path, [prm_row("a", [0.5, 0.25, 0.5, 0.75])]), [1])[0]
+    at = whole["columns"].tolist()
+    meta = write_dataset(tmp_path, [prm_row("a", [None, 0.25, None, 0.75]), prm_row("b", [1, None], image=None)])
+    [batch, _] = batches(desk, meta, [1, 1])
+    assert torch.equal(batch["input_ids"], whole["input_ids"])
+    assert batch["columns"].tolist() == [at[1], at[3]] and batch["targets"].tolist() == [0.25, 0.75]
+    # The loss is divided by the number of targets: those of the labelled markers.
+    [both] = batches(desk, meta, [2])
+    assert both["rows"].tolist() == [0, 0, 1] and both["targets"].tolist() == [0.25, 0.75, 1]
+    # Cut before the third marker: one label and two markers are gone.
+    dataset = RowDataset(read_rows(meta, "prm", 0), load_processor(str(desk)), "prm", max_length=at[2])
+    cut = dataset[0]
+    assert (cut.sequence.marker_positions, cut.targets, dataset.dropped) == ([at[1]], [0.25], 1)
+
+
+def test_a_row_without_any_label_is_refused_by_name(tmp_path):
+    meta = write_dataset(tmp_path, [prm_row("some", [None, 1]), prm_row("none", [None, None])])
+    with pytest.raises(BadInput, match="record 2 .id none.*at least one number"):
+        read_rows(meta, "prm", 0)
+
+
 def test_scores_do_not_depend_on_the_other_candidates(desk, tmp_path):
     write_dataset(tmp_path, [prm_row("a", [0.5])])
     prm, image = Prm.load(str(desk), "\n\n"), [str(tmp_path / "p.png")]

@@ -5,7 +5,8 @@ import random
 
 import pytest
 from conftest import run_script
-from traverse import balance, edge_paths, path_record, rollout_paths, sample
+from PIL import Image
+from traverse import agrees, balance, by_step, edge_paths, path_record, rollout_paths, rollouts_of, sample
 
 from mm_prm.records import Node, Tree, write_json
 
@@ -98,16 +99,116 @@ def test_a_path_record_spells_edges_with_one_marker_each():
     assert path_record(Tree("t", "q", "R", [], Node([])), path, hard_above=0.5)["labels"] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("labels_from", ["edges", "rollouts"])
-def test_tree_to_training_file_by_the_scripts(tmp_path, labels_from):
+def test_step_spelling_labels_the_last_step_of_an_edge():
+    tree, paths = Tree("t", "q", "R", [], Node([])), [by_step(path) for path in edge_paths(example_root(), 0.0)]
+    soft, hard = ([path_record(tree, path, above) for path in paths] for above in (None, 0.5))
+    assert [record["labels"] for record in soft] == [[None, None, 1.0], [0.5, None, 1.0], [0.5, 0.0]]
+    assert [record["labels"] for record in hard] == [[None, None, 1.0], [0.0, None, 1.0], [0.0, 0.0]]
+    assert soft[1]["steps"] == [["A"], ["B"], ["R"]] and soft[1]["process"] == "A<prm>\n\nB<prm>\n\nR<prm>"
+    rollouts = list(rollout_paths(example_root(), 0.0))
+    assert list(map(by_step, rollouts)) == rollouts
+
+
+def test_the_spelling_changes_neither_which_paths_are_kept_nor_their_labels():
+    kept, counts = sample(trees([0.5, 0.5]), "edges", 0.0, None, seed=0)
+    spelled, after = sample(trees([0.5, 0.5]), "edges", 0.0, None, seed=0, spelling="step")
+    assert spelled == [(tree, by_step(path)) for tree, path in kept]
+    nulls = sum(label is None for _, path in spelled for label in path.labels)
+    assert after == {**counts, "null_labels": nulls} and nulls > counts["null_labels"] == 0
+
+
+def judged_root(a=None, c=None, b_r=None, leaf=None):
+    """The example; the judge's values of the states A, A|C, A|B R and (below the root) A B R."""
+    root = example_root()
+    root.children[0].judge_value, root.children[1].judge_value = leaf, a
+    root.children[1].children[0].judge_value, root.children[1].children[1].judge_value = b_r, c
+    return root
+
+
+@pytest.mark.parametrize(
+    "values, kept",
+    [
+        ({"a": 0.9, "c": 0.1}, [True, True, True]),  # Monte Carlo sees an error in the third path alone, at A|C
+        ({"a": 0.2, "c": 0.1}, [True, False, False]),  # the judge sees it at A already
+        ({"a": 0.9}, [True, True, False]),  # unknown at A|C: no error seen
+        ({"c": 0.5}, [True, True, False]),  # 0.5 is not below 0.5
+        ({"c": 0.1, "b_r": 0.1, "leaf": 0.1}, [False, False, True]),
+    ],
+)
+def test_consensus_of_edges(values, kept):
+    assert [agrees(path, 0.0, 0.5) for path in edge_paths(judged_root(**values), 0.0)] == kept
+
+
+def test_consensus_of_rollouts_finds_judge_values_by_the_whole_prefix():
+    def judged(**values):
+        found = rollout_paths(judged_root(**values), 0.0)
+        return {"".join(e[0] for e in path.entries): (path.judged, agrees(path, 0.0, 0.5)) for path in found}
+
+    # Monte Carlo's first error: none in A B R, the second step of A C W, the first of D W (where no judge was asked).
+    assert judged(a=0.9, c=0.1) == {
+        "ABR": ((0.9, None, None), True),
+        "ACW": ((0.9, 0.1, None), True),
+        "DW": ((None, None), False),
+    }
+    assert judged(a=0.9, b_r=0.1)["ABR"] == ((0.9, None, 0.1), False)
+    assert judged(a=0.9, b_r=0.1, leaf=0.8)["ABR"] == ((0.9, None, 0.8), True)  # the first of two equal states
+
+
+def test_paths_without_consensus_are_counted():
+    [tree] = trees([0.5])
+    tree.root.children[1].judge_value = 0.9  # A; the wrong rollouts hold errors that the judge does not see
+    everything, _ = sample([tree], "rollouts", 0.0, None, seed=0)
+    kept, counts = sample([tree], "rollouts", 0.0, None, seed=0, consensus=0.5)
+    assert kept == [item for item in everything if item[1].positive]
+    assert (counts["paths"], counts["no_consensus"]) == (2, 3) == (len(kept), len(everything) - len(kept))
+
+
+def test_consensus_without_judge_values_is_refused(tmp_path):
+    [tree] = trees([0.5])
+    write_json(tmp_path / "trees" / "t.json", tree.to_dict())
+    args = ["data_pipeline/traverse.py", "--input_dir", tmp_path / "trees", "--output_file", tmp_path / "paths.json"]
+    done = run_script(*args, "--consensus", "0.5")
+    assert done.returncode == 2 and "run mllm_as_a_judge.py first" in done.stderr
+    done = run_script(*args, "--consensus", "5")
+    assert done.returncode == 2 and "between 0 and 1" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["trees"]
+
+
+def test_a_judge_value_is_written_only_when_known():
+    known = judged_root(a=0.25).to_dict()
+    assert [child.get("judge_value", "left out") for child in known["children"]] == ["left out", 0.25]
+    assert Node.from_dict(known) == judged_root(a=0.25)
+
+
+def test_trees_may_be_thousands_of_levels_deep():
+    root = Node(["R"], 1.0, incorrect_rollouts=[["W"]], incorrect_counts=[1])
+    for _ in range(4999):
+        root = Node(["s"], 0.5, children=[root])
+    root = Node.from_dict(Node([], 0.5, children=[root]).to_dict())
+    assert [len(steps) for steps, _ in root.walk()] == list(range(5001))
+    [path] = edge_paths(root, 0.0)
+    assert path.labels == (0.5,) * 4999 + (1.0,) and path.positive
+    assert list(rollouts_of(root)) == [(5000, ("s",) * 4999 + ("R", "W"), 1, False)]
+    [path] = rollout_paths(root, 0.0)
+    # The one rollout was drawn after 5,000 steps; nothing is known of the prefixes before.
+    assert path.labels == (None,) * 4999 + (0.0, 0.0) and agrees(path, 0.0, 0.5) is False
+
+
+@pytest.mark.parametrize("labels_from, flags", [("edges", []), ("edges", ["--spelling", "step"]), ("rollouts", [])])
+def test_tree_to_training_file_by_the_scripts(tmp_path, labels_from, flags):
     for tree in trees([0.5, 0.25]):
         write_json(tmp_path / "trees" / f"{tree.id}.json", tree.to_dict())
     out = [tmp_path / "paths.json", tmp_path / "prm.jsonl"]
-    args = ["--input_dir", tmp_path / "trees", "--labels_from", labels_from]
+    args = ["--input_dir", tmp_path / "trees", "--labels_from", labels_from, *flags]
     first = run_script("data_pipeline/traverse.py", *args, "--output_file", out[0])
     assert first.returncode == 0, first.stderr
     run_script("data_pipeline/traverse.py", *args, "--output_file", tmp_path / "again.json")
     assert out[0].read_bytes() == (tmp_path / "again.json").read_bytes()
+    histogram = tmp_path / "paths_labels.png"
+    assert histogram.read_bytes() == (tmp_path / "again_labels.png").read_bytes()
+    with Image.open(histogram) as image:
+        image.load()
+        assert image.format == "PNG" and "Software" not in image.info
     second = run_script("data_pipeline/prm_data_format.py", "--input_file", out[0], "--output_file", out[1])
     assert second.returncode == 0, second.stderr
     paths, rows = json.loads(out[0].read_text()), [json.loads(line) for line in out[1].read_text().splitlines()]
@@ -118,18 +219,21 @@ def test_tree_to_training_file_by_the_scripts(tmp_path, labels_from):
         assert human["value"] == f"Question: q\nProcess: {path['process']}"
         assert gpt["value"] == path["labels"] and human["value"].count("<prm>") == len(path["labels"])
         assert "image" not in row
+    nulls = sum(path["labels"].count(None) for path in paths)
+    assert f"null_labels {nulls}\n" in first.stdout and bool(nulls) == bool(flags)
 
 
 def test_bad_paths_are_refused_by_name(tmp_path):
     good = {"id": "a", "question": "q", "answer": "1", "image_path": None, "steps": [["s"]], "process": "s<prm>"}
-    rows = [{**good, "labels": [0.5, 1]}, {**good, "labels": [2]}, {**good, "labels": [1], "image_path": "gone.png"}]
+    rows = [{**good, "labels": [0.5, 1]}, {**good, "labels": [2]}, {**good, "labels": [None]}]
+    rows += [{**good, "labels": [1], "image_path": "gone.png"}]
     (tmp_path / "p.json").write_text(json.dumps(rows))
     done = run_script(
         "data_pipeline/prm_data_format.py", "--input_file", tmp_path / "p.json", "--output_file", tmp_path / "o"
     )
     assert done.returncode == 2 and not (tmp_path / "o").exists()
-    assert "record 1 (id a): field 'labels'" in done.stderr and "record 2 (id a): field 'labels'" in done.stderr
-    (tmp_path / "p.json").write_text(json.dumps(rows[2:]))
+    assert all(f"record {number} (id a): field 'labels'" in done.stderr for number in (1, 2, 3))
+    (tmp_path / "p.json").write_text(json.dumps(rows[3:]))
     done = run_script(
         "data_pipeline/prm_data_format.py", "--input_file", tmp_path / "p.json", "--output_file", tmp_path / "o"
     )

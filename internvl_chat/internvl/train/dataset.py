@@ -1,6 +1,6 @@
 """Dataset JSON -> checked rows -> token sequences with targets -> batches.
 
-A PRM sample's targets are its soft labels, one per <prm>; an SFT sample's are the reply's token ids.
+A PRM sample's targets are its soft labels, one per labelled <prm>; an SFT sample's are the reply's token ids.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mm_prm.records import check_image, image_list, is_probability, parse_record
 
 @dataclass(frozen=True)
 class Row:
-    """One training row. images: absolute paths; target: the reply (sft) or the labels, one per marker (prm)."""
+    """One training row. images: absolute paths; target: the reply (sft) or one label or None per marker (prm)."""
 
     id: str
     images: list[str]
     text: str
-    target: str | list[float]
+    target: str | list[float | None]
 
 
 def parse_row(record: Any, root: Path, objective: str) -> Row:
@@ -59,8 +59,11 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
 
 
 def _check_labels(text: str, labels: Any) -> None:
-    if not isinstance(labels, list) or not labels or not all(map(is_probability, labels)):
-        raise ValueError("field 'conversations': the gpt turn must be a list of numbers between 0 and 1")
+    known = [label for label in labels if label is not None] if isinstance(labels, list) else []
+    if not known or not all(map(is_probability, known)):
+        raise ValueError(
+            "field 'conversations': the gpt turn must be a list of numbers between 0 and 1 or null, at least one number"
+        )
     if text.count(MARKER) != len(labels):
         raise ValueError(f"field 'conversations': {text.count(MARKER)} {MARKER} but {len(labels)} labels")
 
@@ -127,9 +130,12 @@ class RowDataset(Dataset[Sample]):
             targets: list[Any] = sequence.input_ids[sequence.target_start : self.max_length]
         else:
             sequence = self.encoder.prm(row.text, image_tokens)
-            targets = [y for y, at in zip(row.target, sequence.marker_positions, strict=True) if at < self.max_length]
-            sequence.marker_positions = sequence.marker_positions[: len(targets)]
-            self.dropped += len(row.target) - len(targets)
+            # As many labels as markers, null or not; only a marker with a label is trained.
+            marked = zip(sequence.marker_positions, row.target, strict=True)
+            labelled = [(at, label) for at, label in marked if label is not None]
+            kept = [(at, label) for at, label in labelled if at < self.max_length]
+            sequence.marker_positions, targets = [at for at, _ in kept], [label for _, label in kept]
+            self.dropped += len(labelled) - len(kept)
         sequence.input_ids = sequence.input_ids[: self.max_length]
         return Sample(sequence, pixel_values, targets)
 

@@ -1,0 +1,130 @@
+"""Calls to OpenAI-compatible servers: which one to ask, when to ask again, and when to give up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import mimetypes
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from mm_prm.cli import Fault
+
+PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
+
+
+class Unreachable(Fault):
+    """A server stayed out of reach for longer than the allowed outage."""
+
+
+class Garbled(ValueError):
+    """A reply that is not the chat completion asked for."""
+
+
+# What another try may cure; a request that the server refuses (any other status) is a Fault at once.
+PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, ValueError)
+
+
+@dataclass
+class Server:
+    client: openai.AsyncOpenAI
+    failing_since: float | None = None  # monotonic seconds of the first failure since the last success
+    probe_at: float = 0.0
+
+
+class ServerPool:
+    """Servers that answer alike. Everybody who waits for a dead one shares one clock: it is waited for once.
+
+    max_outage: seconds without success after which a call gives up; timeout: seconds one reply may take.
+    """
+
+    def __init__(self, what: str, endpoints: Sequence[str], max_outage: float, timeout: float, api_key: str):
+        limits, wait = openai.Timeout(timeout, connect=10), {"max_retries": 0, "api_key": api_key}
+        self.what, self.max_outage = what, max_outage
+        self.servers = [Server(openai.AsyncOpenAI(base_url=url, timeout=limits, **wait)) for url in endpoints]
+
+    async def close(self) -> None:
+        for server in self.servers:
+            await server.client.close()
+
+    def pick(self, home: int, attempt: int) -> Server:
+        """The server `home` points at while it lives, else the next living one; a dead one is tried now and then."""
+        ring = [self.servers[(home + step) % len(self.servers)] for step in range(len(self.servers))]
+        now = time.monotonic()
+        for server in ring:
+            if server.failing_since is None:
+                return server
+            if now >= server.probe_at:
+                server.probe_at = now + PROBE_PAUSE
+                return server
+        return ring[attempt % len(ring)]
+
+    async def complete(self, home: int, **request: Any) -> Any:
+        """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
+
+        Raises Unreachable when this call, or every server, has failed for max_outage seconds; Fault when refused.
+        """
+        first_failure, pause, attempt = None, 0.5, 0
+        while True:
+            server = self.pick(home, attempt)
+            try:
+                reply = await server.client.chat.completions.create(**request)
+                check_choices(reply, request.get("n", 1))
+                server.failing_since = None
+                return reply
+            except PASSING as error:
+                now = time.monotonic()
+                first_failure = first_failure or now
+                server.failing_since = server.failing_since or now
+                down = min(now - (other.failing_since or now) for other in self.servers)
+                left = self.max_outage - max(now - first_failure, down)
+                if left <= 0:
+                    reason = " ".join(str(error).split())[:200]
+                    raise Unreachable(
+                        f"{self.what} {server.client.base_url}: out of reach for {self.max_outage:g} s ({reason})"
+                    ) from None
+            except openai.APIStatusError as error:
+                raise Fault(f"{self.what} {server.client.base_url}: refused ({error.message})") from None
+            attempt += 1
+            if all(other.failing_since for other in self.servers):
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, 30)
+
+
+def check_choices(reply: Any, n: int) -> None:
+    """Raises Garbled unless the reply holds n choices with text (or null) each."""
+    choices = getattr(reply, "choices", None)
+    if not isinstance(choices, list) or len(choices) != n:
+        found = f"{len(choices)} choices" if isinstance(choices, list) else "no chat completion"
+        raise Garbled(f"asked for {n} choices, the reply holds {found}")
+    for choice in choices:
+        if not isinstance(getattr(getattr(choice, "message", None), "content", 0), (str, type(None))):
+            raise Garbled("a choice of the reply holds no text")
+
+
+def parse_endpoints(text: str) -> list[str]:
+    """argparse type: `URL[,URL]` as base URLs ending in /v1."""
+    urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]
+    for url in urls:
+        if not re.fullmatch(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?", url):
+            raise argparse.ArgumentTypeError(f"not a URL like http://host:8000/v1: {url!r}")
+    if not urls:
+        raise argparse.ArgumentTypeError("no URL given")
+    return [url if url.endswith("/v1") else f"{url}/v1" for url in urls]
+
+
+def image_part(path: str) -> dict[str, Any]:
+    """One image as an entry of a chat message, its bytes as a data URL. Raises Fault when it cannot be read."""
+    kind = mimetypes.guess_type(path)[0] or "image/png"
+    try:
+        data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
+    except OSError as error:
+        raise Fault(f"image {path}: {error.strerror}") from None
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
