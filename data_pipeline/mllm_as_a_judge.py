@@ -35,13 +35,14 @@ class TreeFile:
     target: Path
 
 
-def yes_probability(choice: Any) -> float | None:
+def yes_probability(choice: dict[str, Any]) -> float | None:
     """P(Yes) / (P(Yes) + P(No)) for the first token of a reply, None when neither is among its likeliest tokens."""
-    if not choice.logprobs or not choice.logprobs.content:
+    tokens = (choice.get("logprobs") or {}).get("content")
+    if not tokens:
         raise cli.Fault("the step judge's server returns no log-probabilities")
     mass: Counter[str] = Counter()
-    for token in choice.logprobs.content[0].top_logprobs:
-        mass[token.token.strip().lower()] += math.exp(token.logprob)
+    for token in tokens[0]["top_logprobs"]:
+        mass[token["token"].strip().lower()] += math.exp(token["logprob"])
     total = mass["yes"] + mass["no"]
     return mass["yes"] / total if total else None
 
@@ -67,7 +68,7 @@ class StepJudge:
             top_logprobs=20,
         )
         self.asked += 1
-        value = yes_probability(reply.choices[0])
+        value = yes_probability(reply["choices"][0])
         if value is None:
             raise Undecided(f"step judge {self.model}: neither Yes nor No about {steps!r}")
         return value

@@ -237,7 +237,7 @@ class Judge:
                 temperature=0,
                 max_tokens=8,
             )
-            word = re.match(r"\W*(yes|no)\b", (reply.choices[0].message.content or "").lower())
+            word = re.match(r"\W*(yes|no)\b", (reply["choices"][0]["message"]["content"] or "").lower())
             if word:
                 return word.group(1) == "yes"
         self.counts["undecided"] += 1

@@ -92,9 +92,7 @@ class ProblemPolicy:
         """n rollouts that follow `prefix`, with their log-probabilities if asked. Raises Unreachable or Fault."""
         client, sampling = self.client, self.client.sampling
         messages = self.messages(prefix)
-        extra: dict[str, Any] = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
-        if messages[-1]["role"] == "assistant":
-            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+        prefill = messages[-1]["role"] == "assistant"
         reply = await client.pool.complete(
             self.home,
             model=client.model,
@@ -102,23 +100,25 @@ class ProblemPolicy:
             n=n,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
             max_tokens=sampling.max_new_tokens,
             seed=self.next_seed(),
             logprobs=logprobs,
-            extra_body=extra,
+            **({"continue_final_message": True, "add_generation_prompt": False} if prefill else {}),
         )
-        rollouts = [read_choice(choice, client.dialect.step_format) for choice in reply.choices]
+        rollouts = [read_choice(choice, client.dialect.step_format) for choice in reply["choices"]]
         client.rollouts += len(rollouts)
-        client.tokens += reply.usage.completion_tokens if reply.usage else 0
+        client.tokens += (reply.get("usage") or {}).get("completion_tokens", 0)
         return rollouts
 
 
-def read_choice(choice: Any, step_format: str) -> Rollout:
+def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
     # A lone surrogate, which JSON can carry and UTF-8 cannot, would make the tree impossible to write.
-    text = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")
-    steps, answer = parse_solution(text, step_format, cut=choice.finish_reason == "length")
-    logprobs = [token.logprob for token in choice.logprobs.content] if choice.logprobs else []
-    return Rollout(text, steps, answer, sum(logprobs))
+    text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode("utf-8")
+    steps, answer = parse_solution(text, step_format, cut=choice.get("finish_reason") == "length")
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    return Rollout(text, steps, answer, sum(token["logprob"] for token in tokens))
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:

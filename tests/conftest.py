@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import mm_prm.judge  # noqa: F401  (imported here, a fork has it)
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -35,7 +37,7 @@ def run_forked(script, *args, before=None):
             try:
                 for stream, number in ((out, 1), (err, 2)):
                     os.dup2(stream.fileno(), number)
-                sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+                sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
                 os.chdir(ROOT)
                 sys.argv = [str(script), *map(str, args)]
                 if before:
