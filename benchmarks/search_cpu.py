@@ -60,8 +60,7 @@ async def search_alone(params: SearchParams, ready: list[tuple[list[str], str]],
         nonlocal position
         drawn = [ready[(position + i) % len(ready)] for i in range(n)]
         position += n
-        left = max(8 - len(prefix), 1)
-        return [([*steps[-left:], answer], answer) for steps, answer in drawn]
+        return [([*steps[len(prefix) :], answer], answer) for steps, answer in drawn]  # eight steps in all
 
     async def judge(answer: str) -> bool:
         return answer == "75"
@@ -152,7 +151,6 @@ def rate(run: Any) -> float:
     best = 0.0
     for _ in range(5):
         gc.collect()
-        gc.freeze()  # what is alive now is not this run's
         started = time.process_time()
         rollouts = run()
         best = max(best, rollouts / (time.process_time() - started))

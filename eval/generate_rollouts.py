@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-
 from mm_prm import cli
 from mm_prm.journal import Journal
 from mm_prm.judge import ProblemJudge, add_judge_flags, judge_from_flags
@@ -54,6 +54,12 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
 
 async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
     client, judge = policy_from_flags(args), judge_from_flags(args)
+    run = {"num_rollouts": args.num_rollouts, "judge": judge.kind, "judge_model": judge.model, "seed": args.seed}
+    run |= {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
+    if not journal.rows:
+        journal.append({"run": run})
+    elif journal.rows[0] != {"run": run}:
+        raise cli.BadInput(f"{journal.path} was begun with other flags: repeat them, or remove it to begin anew")
 
     async def one(problem: Problem) -> None:
         rollouts = await client.for_problem(problem).draw([], args.num_rollouts, logprobs=True)
@@ -74,12 +80,12 @@ async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journ
 
 def make_records(args: argparse.Namespace, problems: list[Problem], journal: Journal) -> list[dict[str, Any]]:
     """All records in the order of the problems; what an interrupted run left in the journal is not made again."""
-    done = {row["key"] for row in journal.rows}
+    done = {row["key"] for row in journal.rows if "key" in row}
     todo = [problem for problem in problems if problem.key not in done]
     print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
     if todo:
         asyncio.run(generate(args, todo, journal))
-    records = {row["key"]: row["record"] for row in journal.rows}
+    records = {row["key"]: row["record"] for row in journal.rows if "key" in row}
     return [records[problem.key] for problem in problems]
 
 

@@ -206,7 +206,7 @@ class Judge:
 
     async def close(self) -> None:
         if self.audits:
-            await asyncio.wait(self.audits, timeout=10)
+            await asyncio.wait(self.audits, timeout=2)  # nobody waits long for a server that is down
         for audit in self.audits:
             audit.cancel()
         self.workers.close()

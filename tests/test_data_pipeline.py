@@ -235,6 +235,8 @@ def test_rollouts_for_evaluation_resume_and_keep_the_order(seed_file, tmp_path):
     partial = tmp_path / "rollouts.json.partial.jsonl"
     partial.write_text(partial.read_text() + '{"key": "cut sho')  # what SIGKILL in a write leaves
     with ChatServer(policy) as server:
+        other = run_script(*args, server.url, "--seed", "1")
+        assert other.returncode == 2 and "begun with other flags" in other.stderr
         done = run_script(*args, server.url)
         assert done.returncode == 0, done.stderr
         assert len(server.requests) == 1

@@ -81,3 +81,39 @@ def test_the_policy_prompt_ends_with_question_and_previous_steps():
 )
 def test_a_reply_becomes_a_rollout(text, steps, answer):
     assert parse_solution(text) == (steps, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "rollout"),
+    [
+        ("We read.\n\nWe add.\n\nAnswer: 75", (["We read.", "We add.", "75"], "75")),
+        ("We read.\n \n\nWe add.\n\n**Final Answer:** 75", (["We read.", "We add.", "75"], "75")),
+        (
+            "Step 1: read\n\n5 + 6\nStep 2: add\nAnswer:\n\\boxed{75}",
+            (["Step 1: read\n\n5 + 6", "Step 2: add", "\\boxed{75}"], "\\boxed{75}"),
+        ),
+        (
+            "### Step 1\nread\n### Step 2\nso \\boxed{\\frac{1}{2}}",
+            (["### Step 1\nread", "### Step 2\nso \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"], "\\frac{1}{2}"),
+        ),
+        ("We read.\n\nThe answer is unclear", (["We read.", "The answer is unclear"], None)),
+        ("one\n\n\\boxed{7", (["one", "\\boxed{7"], None)),
+        ("one\n\nAnswer:", (["one", "Answer:"], None)),
+        ("", ([], None)),
+    ],
+)  # fmt: skip
+def test_paragraphs_are_steps_and_the_answer_comes_last(text, rollout):
+    assert parse_solution(text, "paragraphs") == rollout
+
+
+def test_an_answer_cut_at_the_token_limit_was_not_given():
+    assert parse_solution("one\n\nAnswer: 7", "paragraphs", cut=True) == (["one", "Answer: 7"], None)
+    assert parse_solution("one\n\nAnswer: 75\n\nAnd al", "paragraphs", cut=True) == (["one", "75"], "75")
+    assert parse_solution("one \\boxed{75}, so", "paragraphs", cut=True) == (["one \\boxed{75}, so", "75"], "75")
+    assert parse_solution("<step>one</step><answer>7", cut=True) == (["one"], None)
+
+
+def test_a_prefix_is_handed_back_as_it_was_written():
+    for step_format in ("tags", "paragraphs"):
+        text = render_steps(["a b", "c"], step_format)
+        assert parse_solution(text, step_format) == (["a b", "c"], None)
