@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ from mm_prm.journal import PARTIAL, Journal, remove_if_empty
 from mm_prm.judge import Undecided, judge_pool
 from mm_prm.prm_format import defuse
 from mm_prm.prompts import STEP_JUDGE_TEMPLATE
-from mm_prm.records import Tree, read_tree, write_tree
+from mm_prm.records import Tree, each_tree, read_tree, write_tree
 from mm_prm.servers import ServerPool, image_part, parse_endpoints
 from mm_prm.work import work_through
 
 
 @dataclass(frozen=True)
 class TreeFile:
-    id: str  # the file's name
+    id: str  # the problem's
     source: Path
     target: Path
 
@@ -45,6 +46,18 @@ def yes_probability(choice: dict[str, Any]) -> float | None:
         mass[token["token"].strip().lower()] += math.exp(token["logprob"])
     total = mass["yes"] + mass["no"]
     return mass["yes"] / total if total else None
+
+
+def fingerprint(tree: Tree) -> str:
+    """md5 of a tree without what step judges add: a tree that was made anew must be judged anew."""
+    data = tree.to_dict()
+    todo = [data]
+    while todo:
+        node = todo.pop()
+        node.pop("judge_value", None)
+        todo += node["children"]
+    data["search"] = {name: value for name, value in tree.search.items() if name != "step_judge"}
+    return hashlib.md5(json.dumps(data).encode()).hexdigest()
 
 
 class StepJudge:
@@ -75,17 +88,17 @@ class StepJudge:
 
     async def judge(self, file: TreeFile) -> None:
         """Write the judged tree. Raises Busy when another process is at it; Fault keeps what was answered."""
-        with Journal(file.target.parent / PARTIAL / f"{file.id}.jsonl") as journal:
-            source = file.target if file.target.exists() else file.source
-            tree = read_tree(source)
-            if tree.search.get("step_judge") != self.model or not tree.root.is_judged():
-                made_from = [self.model, hashlib.md5(source.read_bytes()).hexdigest()]
+        with Journal(file.target.parent / PARTIAL / f"{file.source.stem}.jsonl") as journal:
+            tree = read_tree(file.source)
+            made_from = {"model": self.model, "tree": fingerprint(tree)}
+            judged = read_tree(file.target).search.get("step_judge") if file.target.exists() else None
+            if judged != made_from:
                 await self.fill(tree, journal, made_from)
-                tree.search["step_judge"] = self.model
+                tree.search["step_judge"] = made_from
                 write_tree(file.target, tree)
             journal.clear()
 
-    async def fill(self, tree: Tree, journal: Journal, made_from: list[str]) -> None:
+    async def fill(self, tree: Tree, journal: Journal, made_from: dict[str, str]) -> None:
         """Set judge_value on every node below the root, in depth-first order; the first ones may be in the journal."""
         values = [value for row in journal.rows if row["made_from"] == made_from for value in row["values"]]
         kept = len(values)
@@ -107,7 +120,11 @@ async def judge_trees(args: argparse.Namespace, files: list[TreeFile]) -> None:
     judge = StepJudge(judge_pool(args), args.judge_model)
     try:
         await work_through(
-            files, judge.judge, args.concurrency, "judging", lambda seconds: f"{judge.asked / seconds:.0f} states/s"
+            files,
+            judge.judge,
+            args.concurrency,
+            "judging",
+            lambda seconds: f"{judge.asked / max(seconds, 1e-9):.0f} states/s",
         )
     finally:
         await judge.pool.close()
@@ -121,12 +138,12 @@ def main() -> None:
     parser.add_argument("--api_endpoint", type=parse_endpoints, required=True, help="base URL(s) of the judge's server")
     parser.add_argument("--judge_model", required=True, help="name of the multimodal model there")
     parser.add_argument("--concurrency", type=cli.positive_int, default=64, help="trees in flight at once")
-    parser.add_argument("--max_outage", type=float, default=600, help="seconds the server may stay out of reach")
+    parser.add_argument(
+        "--max_outage", type=cli.non_negative, default=600, help="seconds the server may stay out of reach"
+    )
     args = parser.parse_args()
     output = args.output_dir or args.input_dir
-    files = [TreeFile(path.stem, path, output / path.name) for path in sorted(args.input_dir.glob("*.json"))]
-    if not files:
-        raise cli.BadInput(f"{args.input_dir}: holds no tree (*.json)")
+    files = [TreeFile(tree.id, path, output / path.name) for path, tree in each_tree(args.input_dir)]
     try:
         asyncio.run(judge_trees(args, files))
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--log_file", type=Path, help="one JSON line per finished or failed tree is appended here")
     parser.add_argument(
         "--checkpoint_every",
-        type=int,
+        type=cli.whole_number,
         default=10,
         metavar="K",
         help="save an unfinished tree every K searches and when the run is stopped; 0: never",
@@ -55,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     add_policy_flags(parser)
     add_judge_flags(parser)
     for item in fields(SearchParams):
-        kind = cli.positive_int if isinstance(item.default, int) else float
+        kind = cli.positive_int if isinstance(item.default, int) else cli.non_negative
         parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=SEARCH_HELP[item.name])
     return parser.parse_args()
 
@@ -100,7 +101,8 @@ class Annotation:
             root = await search.run()
         except BaseException:
             if every:
-                partial.save()
+                with contextlib.suppress(OSError):  # what stopped the search is said, perhaps this very full disk
+                    partial.save()
             raise
         counts = {"searches": search.searches, "rollouts": search.rollouts, "unanswered": search.unanswered}
         return Tree(problem.id, problem.question, problem.answer, problem.images, root, {**counts, **self.run})

@@ -20,7 +20,7 @@ NODE_RANK=${NODE_RANK:-0}                       # 0 to NNODES - 1
 # Policy: a checkpoint to serve here, or the endpoints (URL[,URL]) of servers that run already
 POLICY_MODEL=${POLICY_MODEL:-}
 POLICY_ENDPOINT=${POLICY_ENDPOINT:-}
-POLICY_NAME=${POLICY_NAME:-policy}
+POLICY_NAME=${POLICY_NAME:-${POLICY_MODEL:-policy}}   # kept in the trees; a partial tree of another policy is begun anew
 PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 

@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from mm_prm import cli
 from mm_prm.journal import Journal
-from mm_prm.judge import ProblemJudge, add_judge_flags, judge_from_flags
-from mm_prm.policy import Rollout, add_policy_flags, policy_from_flags
+from mm_prm.judge import Judge, ProblemJudge, add_judge_flags, judge_from_flags
+from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
 from mm_prm.records import Problem, image_value, write_json
 from mm_prm.work import work_through
 
@@ -52,14 +52,21 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
     }
 
 
-async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
-    client, judge = policy_from_flags(args), judge_from_flags(args)
+def check_run(journal: Journal, args: argparse.Namespace, client: PolicyClient, judge: Judge) -> None:
+    """Raises BadInput when the journal holds candidates that were drawn or judged in another way."""
     run = {"num_rollouts": args.num_rollouts, "judge": judge.kind, "judge_model": judge.model, "seed": args.seed}
     run |= {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
-    if not journal.rows:
-        journal.append({"run": run})
-    elif journal.rows[0] != {"run": run}:
+    if journal.rows[:1] == [{"run": run}]:
+        return
+    if any("key" in row for row in journal.rows):
         raise cli.BadInput(f"{journal.path} was begun with other flags: repeat them, or remove it to begin anew")
+    journal.clear()
+    journal.append({"run": run})
+
+
+async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
+    client, judge = policy_from_flags(args), judge_from_flags(args)
+    check_run(journal, args, client, judge)
 
     async def one(problem: Problem) -> None:
         rollouts = await client.for_problem(problem).draw([], args.num_rollouts, logprobs=True)
@@ -83,8 +90,7 @@ def make_records(args: argparse.Namespace, problems: list[Problem], journal: Jou
     done = {row["key"] for row in journal.rows if "key" in row}
     todo = [problem for problem in problems if problem.key not in done]
     print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
-    if todo:
-        asyncio.run(generate(args, todo, journal))
+    asyncio.run(generate(args, todo, journal))
     records = {row["key"]: row["record"] for row in journal.rows if "key" in row}
     return [records[problem.key] for problem in problems]
 

@@ -66,9 +66,14 @@ class Journal:
     def append(self, *rows: Any) -> None:
         """Write rows and flush them to disk. They are not added to `rows`."""
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-        with open(self.handle, "ab", closefd=False) as file:
-            file.write(data)
-        os.fsync(self.handle)
+        size = os.fstat(self.handle).st_size
+        try:
+            with open(self.handle, "ab", closefd=False) as file:
+                file.write(data)
+            os.fsync(self.handle)
+        except OSError:
+            os.ftruncate(self.handle, size)  # the caller may try again: no row may stand here twice
+            raise
 
     def clear(self) -> None:
         os.ftruncate(self.handle, 0)

@@ -1,4 +1,4 @@
-"""Is this answer right? Rules first (choice letters, quantities, math-verify), an LLM for what rules cannot see.
+"""Is this answer right? Rules first, an LLM for what rules cannot see.
 
 A judge that cannot decide raises; it never turns its own trouble into a wrong answer.
 """
@@ -14,143 +14,22 @@ import re
 import resource
 import signal
 from collections import Counter
-from decimal import Decimal
-from typing import Literal
 
 from pebble import ProcessPool
 
 from mm_prm import cli
+from mm_prm.answers import Glance, glance, math_equal, normalise
 from mm_prm.cli import BadInput, Fault
+from mm_prm.prm_format import defuse
 from mm_prm.prompts import JUDGE_TEMPLATE
 from mm_prm.records import Problem
 from mm_prm.servers import ServerPool, parse_endpoints
 
 JUDGES = ("rule", "llm", "rule+llm")
-# same and different are certain; unsure: equal in no way the rules know; compute: math-verify must be asked
-Glance = Literal["same", "different", "unsure", "compute"]
 
 
 class Undecided(Fault):
     """The judge gave no verdict."""
-
-
-# ---------------------------------------------------------------- rules
-
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_SYMBOLS = {0x3000: " ", 0x3001: ",", 0x3002: ".", 0x2212: "-", 0x00B2: "^2", 0x00B3: "^3", 0x00D7: "\\times "}
-_LATEX_NOISE = re.compile(r"\\left|\\right|\\[,;!]|\\\(|\\\)|(?<=\d)\{,\}(?=\d{3})")
-_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)?(\.\d+)?")
-# A choice letter, perhaps in brackets, perhaps with the choice's text behind it: B, (B), b), Option B, B. 75
-_CHOICE = re.compile(r"(?:option |choice )?(?:\(([a-z])\)|([a-z]))(?:[.:)] ?(\S.*)?)?", re.IGNORECASE)
-_CHOICES = re.compile(r"\(?[A-H]\)?(?:(?: and |[, ]*)\(?[A-H]\)?)+")
-_WORD = re.compile(r"(?<!\\)(?<![a-zA-Z])(?!(?:sin|cos|tan|log|ln|sqrt|pi|or|and)\b)[a-zA-Z]{3,}")
-_TERM = re.compile(r"[\d)}][a-zA-Z]")  # 2m, which may be two metres or a term with a variable
-_UNITS = {
-    alias: unit
-    for unit, aliases in {
-        "°": r"° ^\circ ^{\circ} \circ degree degrees 度",
-        "%": r"% \% percent",
-        "mm": "mm millimeter millimeters millimetre millimetres 毫米",
-        "cm": "cm centimeter centimeters centimetre centimetres 厘米",
-        "m": "m meter meters metre metres 米",
-        "km": "km kilometer kilometers kilometre kilometres 千米",
-        "g": "g gram grams 克",
-        "kg": "kg kilogram kilograms 千克",
-        "s": "s second seconds 秒",
-        "min": "min minute minutes 分钟",
-        "h": "h hour hours 小时",
-        "L": "L liter liters litre litres 升",
-        "m/s": "m/s",
-        "km/h": "km/h",
-        "$": r"\$ dollar dollars",
-        "元": "元 yuan",
-    }.items()
-    for alias in aliases.split()
-}
-_ALIASES = "|".join(re.escape(alias) for alias in sorted(_UNITS, key=len, reverse=True))
-_QUANTITY = re.compile(rf"(.*[\d)}}\]])( ?)(square |cubic |sq\.? |平方|立方)?({_ALIASES})(?:\^\{{?([23])\}}?)?")
-
-
-def normalise(answer: str) -> str:
-    """Full-width characters to ASCII; LaTeX boxes, text and spacing removed; spaces folded, a final period dropped."""
-    text = answer.translate(_FULL_WIDTH).translate(_SYMBOLS).strip()
-    boxed = re.fullmatch(r".*\\boxed\{(.*)\}\W*", text, re.DOTALL)
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r" \1", boxed.group(1) if boxed else text)
-    text = re.sub(r"√ ?(\w+|\([^()]*\))", r"\\sqrt{\1}", _LATEX_NOISE.sub("", text))
-    return re.sub(r"\s+", " ", text).strip("$*` ").rstrip(". ")
-
-
-def _number(text: str) -> Decimal | None:
-    return Decimal(text.replace(",", "")) if any(map(str.isdigit, text)) and _NUMBER.fullmatch(text) else None
-
-
-def _quantity(text: str) -> tuple[str, str | None]:
-    """`12 square cm` -> ("12", "cm^2"). A single letter right behind the number may be a variable and is no unit."""
-    found = _QUANTITY.fullmatch(text)
-    if not found or (not found.group(2) and re.fullmatch(r"[a-zA-Z]", found.group(4))):
-        return text, None
-    value, _, power_word, alias, power = found.groups()
-    power = power or {"s": "2", "平": "2", "c": "3", "立": "3"}.get((power_word or " ")[0])
-    return value, _UNITS[alias] + (f"^{power}" if power else "")
-
-
-def _choice(text: str) -> tuple[str | None, str]:
-    """The choice letter an answer names, and the text behind it."""
-    found = _CHOICE.fullmatch(text)
-    return ((found.group(1) or found.group(2)).upper(), found.group(3) or "") if found else (None, "")
-
-
-def glance(reference: str, answer: str) -> Glance:
-    """Compare two normalised answers as far as it goes without computer algebra."""
-    if not any(map(str.isalnum, answer)):
-        return "different"
-    if reference.casefold() == answer.casefold():
-        return "same"
-    if _CHOICES.fullmatch(reference):
-        chosen = set(re.findall("[A-H]", answer)) if _CHOICES.fullmatch(answer) or len(answer) == 1 else None
-        return "unsure" if chosen is None else "same" if chosen == set(re.findall("[A-H]", reference)) else "different"
-    letter, behind = _choice(reference)
-    if letter and (reference[:1].isupper() or not reference[0].isalpha()):
-        if _choice(answer)[0]:
-            return "same" if _choice(answer)[0] == letter else "different"
-        return "same" if behind and glance(behind, answer) == "same" else "unsure"
-    return _glance_at_quantities(reference, answer)
-
-
-def _glance_at_quantities(reference: str, answer: str) -> Glance:
-    """Units may be left out; different ones are not converted. 75% is 75 and 0.75."""
-    (left, left_unit), (right, right_unit) = _quantity(reference), _quantity(answer)
-    if left_unit and right_unit and left_unit != right_unit:
-        return "unsure"
-    numbers = _number(left), _number(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        percent = [100 if unit == "%" else 1 for unit in (left_unit, right_unit)]
-        same = numbers[0] == numbers[1] or numbers[0] * percent[1] == numbers[1] * percent[0]
-        return "same" if same else "different"
-    if any(map(_WORD.search, (left, right))) or len({bool(_TERM.search(text)) for text in (left, right)}) == 2:
-        return "unsure"  # math-verify would read a word as a product of letters, and drop the m of 2m as a unit
-    return "compute"
-
-
-def math_equal(reference: str, answer: str) -> bool:
-    """math-verify's verdict on two normalised answers. Raises TimeoutError; what it cannot read is not equal."""
-    import math_verify  # takes more than a second to import, and many runs never come here
-
-    left, right = _quantity(reference)[0], _quantity(answer)[0]
-    try:
-        gold, given = (math_verify.parse(f"${text}$", raise_on_error=True) for text in (left, right))
-        return bool(math_verify.verify(gold, given, raise_on_error=True))
-    except math_verify.errors.TimeoutException:
-        raise TimeoutError from None
-    except Exception:  # its grammar or sympy fails on what is no mathematics
-        return False
-
-
-def rule_equal(reference: str, answer: str) -> bool:
-    """Whether two answers mean the same by rules alone. Raises TimeoutError when computer algebra takes too long."""
-    reference, answer = normalise(reference), normalise(answer)
-    seen = glance(reference, answer)
-    return math_equal(reference, answer) if seen == "compute" else seen == "same"
 
 
 def _start_math_worker() -> None:
@@ -174,9 +53,7 @@ class MathWorkers:
         try:
             task = self.pool.schedule(math_equal, args=(reference, answer), timeout=self.seconds)
             return await asyncio.wrap_future(task)
-        except (MemoryError, RuntimeError, OSError) as error:  # pebble's ProcessExpired is an OSError
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except OSError:  # ProcessExpired: the worker was killed, for its memory perhaps
             raise TimeoutError from None
 
     def close(self) -> None:
@@ -223,12 +100,14 @@ class Judge:
         except TimeoutError:
             if self.llm:
                 return "unsure"
-            raise Undecided(f"math-verify took too long to compare {answer!r} with {reference!r}") from None
+            said = f"math-verify took too long to compare {answer!r} with {reference!r}: this needs an LLM judge"
+            raise Undecided(said) from None
 
     async def by_llm(self, problem: Problem, answer: str) -> bool:
         """Raises Undecided when two replies are neither yes nor no, Unreachable when the server stays away."""
         assert self.llm
-        prompt = JUDGE_TEMPLATE.format(question=problem.question, reference=problem.answer, answer=answer)
+        question, reference, given = map(defuse, (problem.question, problem.answer, answer))
+        prompt = JUDGE_TEMPLATE.format(question=question, reference=reference, answer=given)
         for _ in range(2):
             reply = await self.llm.complete(
                 int(problem.key, 16),
@@ -240,7 +119,6 @@ class Judge:
             word = re.match(r"\W*(yes|no)\b", (reply["choices"][0]["message"]["content"] or "").lower())
             if word:
                 return word.group(1) == "yes"
-        self.counts["undecided"] += 1
         raise Undecided(f"judge {self.model}: neither yes nor no about answer {answer!r}")
 
     async def decide(self, problem: Problem, answer: str) -> bool:
@@ -252,7 +130,11 @@ class Judge:
                 self.counts["rule"] += 1
                 self.audit(problem, answer, seen == "same")
                 return seen == "same"
-        verdict = await self.by_llm(problem, answer)
+        try:
+            verdict = await self.by_llm(problem, answer)
+        except Undecided:
+            self.counts["undecided"] += 1
+            raise
         self.counts["llm"] += 1
         if self.kind == "llm":
             self.audit(problem, answer, verdict)

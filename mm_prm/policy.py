@@ -109,7 +109,7 @@ class ProblemPolicy:
         )
         rollouts = [read_choice(choice, client.dialect.step_format) for choice in reply["choices"]]
         client.rollouts += len(rollouts)
-        client.tokens += (reply.get("usage") or {}).get("completion_tokens", 0)
+        client.tokens += (reply.get("usage") or {}).get("completion_tokens") or 0
         return rollouts
 
 
@@ -118,7 +118,7 @@ def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
     text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode("utf-8")
     steps, answer = parse_solution(text, step_format, cut=choice.get("finish_reason") == "length")
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    return Rollout(text, steps, answer, sum(token["logprob"] for token in tokens))
+    return Rollout(text, steps, answer, sum(token.get("logprob") or 0.0 for token in tokens))
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
@@ -135,10 +135,10 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="name under which the server serves the policy")
     for name, kind, text in (
         ("max_new_tokens", cli.positive_int, "longest rollout in tokens"),
-        ("temperature", float, "sampling temperature"),
+        ("temperature", cli.non_negative, "sampling temperature"),
         ("top_k", int, "sample among the k likeliest tokens"),
-        ("top_p", float, "sample within this probability mass"),
-        ("repetition_penalty", float, "1 turns it off"),
+        ("top_p", cli.non_negative, "sample within this probability mass"),
+        ("repetition_penalty", cli.non_negative, "1 turns it off"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(defaults, name), help=text)
     parser.add_argument(
@@ -158,7 +158,9 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         type=cli.positive_int,
         help=f"problems in flight at once (default: {IN_FLIGHT} for each endpoint)",
     )
-    parser.add_argument("--max_outage", type=float, default=600, help="seconds a server may stay out of reach")
+    parser.add_argument(
+        "--max_outage", type=cli.non_negative, default=600, help="seconds a server may stay out of reach"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the policy's draws")
 
 

@@ -24,8 +24,12 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _STEP_HEADING = re.compile(r"^(?=[#* \t]*step[ \t]+\d+[* \t]*(?:[:.)\uff1a]|$))", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _ANSWER_LINE = re.compile(
-    r"^[#* \t]*(?:the[ \t]+)?(?:final[ \t]+)?answer[* \t]*[:\uff1a]\s*(.*\S)[ \t]*(\n|\Z)", re.IGNORECASE | re.MULTILINE
+    r"""^[ \t>#*_-]* (?:(?:so|thus|hence|therefore)[, \t]+)? (?:the[ \t]+)? (?:(?:final|correct)[ \t]+)* (?:
+        answers? [*_ \t]* (?:[:\uff1a] | is\b [*_ \t]* [:\uff1a]?) | \u7b54\u6848 [\u662f\u4e3a]? [:\uff1a]? )""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_ANSWER_SAID = re.compile(r"\banswer is\b[ \t]*:?[ \t]*(.*\S)", re.IGNORECASE)
+_BOX = re.compile(r"\\boxed\s*\{")
 _SPECIAL = re.compile(r"<(?=(?:prm|/?img|IMG_CONTEXT|\|im_start\||\|im_end\||\|endoftext\|)>)")
 
 
@@ -58,22 +62,41 @@ def _split_tags(text: str) -> tuple[list[str], str]:
 
 
 def _split_paragraphs(text: str, cut: bool) -> tuple[list[str], str]:
-    """Steps at blank lines, or at `Step n:` where there are such; the answer after `Answer:`, else in the last box."""
-    lines = [found for found in _ANSWER_LINE.finditer(text) if found.group(2) or not cut]
-    body = text[: lines[-1].start()] if lines else text
-    answer = lines[-1].group(1).strip("* \t") if lines else _last_box(text)
+    """Steps at blank lines, or at `Step n:` where there are such; the answer after `Answer:` or in the last box."""
+    text = text.replace("\r\n", "\n")
+    tagged, lines = _ANSWER.search(text), list(_ANSWER_LINE.finditer(text))
+    body, answer = text, ""
+    if tagged:
+        body, answer = text[: tagged.start()], tagged.group(1)
+    elif lines:
+        answer = _given(text[lines[-1].end() :], cut)
+        body = text[: lines[-1].start()] if answer else text
+    answer = answer or _last_box(text) or _said(text, cut)
     pieces = _STEP_HEADING.split(body) if _STEP_HEADING.search(body) else _BLANK_LINE.split(body)
-    return pieces, answer
+    return pieces, answer.strip()
+
+
+def _given(rest: str, cut: bool) -> str:
+    """The answer behind `Answer:`: what is boxed there, else the first line that is no mere delimiter."""
+    lines = rest.split("\n")[:-1] if cut else rest.split("\n")
+    found = (line.strip("*_$ \t") for line in lines)
+    return _last_box(rest) or next((line for line in found if line not in ("", "\\[", "\\]")), "")
+
+
+def _said(text: str, cut: bool) -> str:
+    """`..., so the answer is 75.` at the end of the last paragraph."""
+    said = [] if cut else _ANSWER_SAID.findall(_BLANK_LINE.split(text.strip())[-1])
+    return said[-1].strip("*_$. \t") if said else ""
 
 
 def _last_box(text: str) -> str:
-    """The content of the last `\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for position in range(start + 6, len(text) if start >= 0 else 0):
+    """The content of the last `\\\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
+    boxes = list(_BOX.finditer(text))
+    depth = 1
+    for position in range(boxes[-1].end(), len(text)) if boxes else ():
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
-            return text[start + 7 : position].strip()
+            return text[boxes[-1].end() : position].strip()
     return ""
 
 

@@ -331,19 +331,23 @@ def read_tree(path: str | Path) -> Tree:
         raise BadInput(f"{path}: not a tree ({type(error).__name__}: {error})") from None
 
 
-def read_trees(folder: str | Path) -> list[Tree]:
-    """Every `*.json` of a folder, in sorted order. Raises BadInput that names each file that is not a tree."""
-    trees, bad = [], []
-    for path in sorted(Path(folder).glob("*.json")):
+def each_tree(folder: str | Path) -> Iterator[tuple[Path, Tree]]:
+    """Every `*.json` of a folder, in sorted order. Last, raises BadInput that names each one that is no tree."""
+    paths, bad = sorted(Path(folder).glob("*.json")), []
+    for path in paths:
         try:
-            trees.append(read_tree(path))
+            yield path, read_tree(path)
         except BadInput as error:
             bad += error.problems
     if bad:
         raise BadInput(*bad)
-    if not trees:
+    if not paths:
         raise BadInput(f"{folder}: holds no tree (*.json)")
-    return trees
+
+
+def read_trees(folder: str | Path) -> list[Tree]:
+    """All trees of a folder. Raises BadInput as `each_tree`."""
+    return [tree for _, tree in each_tree(folder)]
 
 
 # ---------------------------------------------------------------- paths (stage 3 out), rollouts and scores (stage 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import json
 import mimetypes
 import re
 import time
@@ -18,6 +19,7 @@ import openai
 from mm_prm.cli import Fault
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
+MEMORY = 60  # seconds after which a failure is forgotten: a new one is then the first
 
 
 class Unreachable(Fault):
@@ -29,14 +31,20 @@ class Garbled(ValueError):
 
 
 # What another try may cure; a request that the server refuses (any other status) is a Fault at once.
-PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, ValueError)
+PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, Garbled, json.JSONDecodeError)
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     client: openai.AsyncOpenAI
     failing_since: float | None = None  # monotonic seconds of the first failure since the last success
+    failed_at: float = 0.0
     probe_at: float = 0.0
+
+    def failed(self, now: float) -> None:
+        if self.failing_since is None or now > self.failed_at + MEMORY:
+            self.failing_since = now
+        self.failed_at, self.probe_at = now, now + PROBE_PAUSE
 
 
 class ServerPool:
@@ -54,26 +62,29 @@ class ServerPool:
         for server in self.servers:
             await server.client.close()
 
-    def pick(self, home: int, attempt: int) -> Server:
+    def pick(self, home: int, tried: set[Server]) -> Server:
         """The server `home` points at while it lives, else the next living one; a dead one is tried now and then."""
         ring = [self.servers[(home + step) % len(self.servers)] for step in range(len(self.servers))]
+        untried = [server for server in ring if server not in tried]
         now = time.monotonic()
-        for server in ring:
+        for server in untried:
             if server.failing_since is None:
                 return server
             if now >= server.probe_at:
                 server.probe_at = now + PROBE_PAUSE
                 return server
-        return ring[attempt % len(ring)]
+        return (untried or ring)[0]
 
     async def complete(self, home: int, **request: Any) -> dict[str, Any]:
         """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
 
-        Raises Unreachable when this call, or every server, has failed for max_outage seconds; Fault when refused.
+        Raises Unreachable when no server is left to try and this call, or every server, has failed for max_outage
+        seconds; Fault when refused.
         """
-        first_failure, pause, attempt = None, 0.5, 0
+        first_failure, pause = None, 0.5
+        tried: set[Server] = set()  # those that failed since the last pause
         while True:
-            server = self.pick(home, attempt)
+            server = self.pick(home, tried)
             try:
                 # Not chat.completions.create: turning 16 choices into its typed objects and the request out of them
                 # takes more time than all the rest of the client.
@@ -83,8 +94,11 @@ class ServerPool:
                 return reply
             except PASSING as error:
                 now = time.monotonic()
+                server.failed(now)
+                tried.add(server)
                 first_failure = first_failure or now
-                server.failing_since = server.failing_since or now
+                if any(other.failing_since is None and other not in tried for other in self.servers):
+                    continue
                 down = min(now - (other.failing_since or now) for other in self.servers)
                 left = self.max_outage - max(now - first_failure, down)
                 if left <= 0:
@@ -94,10 +108,9 @@ class ServerPool:
                     ) from None
             except openai.APIStatusError as error:
                 raise Fault(f"{self.what} {server.client.base_url}: refused ({error.message})") from None
-            attempt += 1
-            if all(other.failing_since for other in self.servers):
-                await asyncio.sleep(min(pause, left))
-                pause = min(2 * pause, 30)
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, 30)
+            tried.clear()
 
 
 def checked(reply: Any, n: int) -> dict[str, Any]:

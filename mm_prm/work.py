@@ -78,7 +78,8 @@ async def work_through(
         bar.update()
 
     ticker = asyncio.ensure_future(tick())
-    gathered = asyncio.gather(*map(one, items))
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    gathered = asyncio.gather(*tasks)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -93,6 +94,9 @@ async def work_through(
         with contextlib.suppress(asyncio.CancelledError):  # what was not reached is listed as stopped
             await gathered
     finally:
+        for task in tasks:  # after a fault that ends the run, the others save what they have
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         ticker.cancel()
         bar.close()
         for name in (signal.SIGTERM, signal.SIGINT):

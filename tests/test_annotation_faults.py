@@ -1,5 +1,7 @@
 """Annotation when things go wrong: every fault has a defined outcome, no label is a guess, nothing is lost."""
 
+import asyncio
+import errno
 import json
 import resource
 import signal
@@ -16,6 +18,7 @@ from PIL import Image
 from mm_prm.cli import Busy
 from mm_prm.journal import Journal
 from mm_prm.records import read_trees
+from mm_prm.servers import ServerPool
 
 SEARCH = ["--num_rollouts", "8", "--max_search_count", "8", "--checkpoint_every", "1"]
 
@@ -158,6 +161,20 @@ def test_a_journal_is_held_by_one_and_forgets_a_torn_line(tmp_path):
     assert not path.exists()
 
 
+def test_a_row_that_could_not_be_flushed_does_not_stand_there_twice(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(tmp_path / "j") as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr("os.fsync", full)
+            journal.append({"b": 2})
+        journal.append({"b": 2})
+    with Journal(tmp_path / "j") as journal:
+        assert journal.rows == [{"a": 1}, {"b": 2}]
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_no_half_tree(tmp_path, undisturbed):
     seed, out = seeds(tmp_path), tmp_path / "t"
 
@@ -165,9 +182,11 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_no_half_tree(tmp_path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     with ChatServer(seeded_policy) as server:
-        done = annotate(seed, out, server.url, "--checkpoint_every", "0", before=limit)
-        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-        assert "error: OSError" in done.stderr and files(out) == {}
+        for flags in (["--checkpoint_every", "0"], ["--checkpoint_every", "1"]):
+            done = annotate(seed, out, server.url, *flags, before=limit)
+            assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+            assert "error: OSError" in done.stderr and files(out) == {}
+            assert sum(line.startswith("error") for line in done.stderr.splitlines()) == 1
         assert annotate(seed, out, server.url).returncode == 0
     assert files(out) == undisturbed[0] and not [path for path in out.iterdir() if path.suffix == ".tmp"]
 
@@ -196,6 +215,30 @@ def test_a_server_that_dies_on_the_way_loses_nothing(tmp_path):
         assert done.returncode == 0 and len(dies.requests) >= 20, done.stderr
         annotate(seed, tmp_path / "u", f"{one.url},{two.url}")
     assert files(tmp_path / "t") == files(tmp_path / "u")
+
+
+def test_a_server_that_hangs_is_left_for_a_living_one():
+    def hang(request):
+        time.sleep(3)
+        return 503
+
+    async def ask(pool):
+        replies = [await pool.complete(0, model="m", messages=[{"content": "x"}]) for _ in range(3)]
+        await pool.close()
+        return replies
+
+    with ChatServer(hang) as one, ChatServer(lambda request: ["x"]) as two:
+        pool = ServerPool("policy", [one.url, two.url], max_outage=0.1, timeout=0.3, api_key="none")
+        assert len(asyncio.run(ask(pool))) == 3
+        assert len(one.requests) == 1 and len(two.requests) == 3
+
+
+def test_a_failure_long_ago_does_not_shorten_the_patience_of_today(monkeypatch):
+    replies = iter([503, ["x"]])
+    with ChatServer(lambda request: next(replies)) as server:
+        pool = ServerPool("policy", [server.url], max_outage=5, timeout=5, api_key="none")
+        pool.servers[0].failing_since = pool.servers[0].failed_at = time.monotonic() - 1000
+        assert asyncio.run(pool.complete(0, model="m", messages=[{"content": "x"}]))["choices"]
 
 
 def test_an_outage_is_waited_for_once_not_once_per_problem(tmp_path):

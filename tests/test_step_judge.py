@@ -52,9 +52,27 @@ def test_every_state_gets_the_probability_of_yes_against_no(trees, tmp_path):
     assert {path.name: path.read_bytes() for path in trees.iterdir()} == before
     for tree in read_trees(tmp_path / "judged"):
         values = [node.judge_value for _, node in tree.root.walk()]
-        assert values == [None, *[pytest.approx(0.7 / 0.9)] * 3] and tree.search["step_judge"] == "j"
+        assert values == [None, *[pytest.approx(0.7 / 0.9)] * 3] and tree.search["step_judge"]["model"] == "j"
         assert tree.root.children[0].mc_value == 0.5
     assert not (tmp_path / "judged" / ".partial").exists()
+
+
+def test_a_tree_made_anew_is_judged_anew(trees, tmp_path):
+    with ChatServer(lambda request: ["Yes"], top_logprobs=top(TOKENS)) as server:
+        judge(trees, server.url, "--output_dir", tmp_path / "judged")
+        other = example("a")
+        other.root.children[0].mc_value = 0.25
+        write_tree(trees / "a.json", other)
+        assert judge(trees, server.url, "--output_dir", tmp_path / "judged").returncode == 0
+        assert len(server.requests) == 9
+    assert read_trees(tmp_path / "judged")[0].root.children[0].mc_value == 0.25
+
+
+def test_every_file_that_is_no_tree_is_named(trees):
+    for name in ("x", "y"):
+        (trees / f"{name}.json").write_text("{}")
+    done = judge(trees, "http://127.0.0.1:9/v1")
+    assert done.returncode == 2 and "x.json: not a tree" in done.stderr and "y.json: not a tree" in done.stderr
 
 
 def test_a_judge_that_fails_on_the_way_is_asked_only_for_the_rest(trees):

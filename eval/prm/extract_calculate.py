@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mm_prm import cli
-from mm_prm.judge import normalise
+from mm_prm.answers import normalise
 from mm_prm.records import parse_scored, read_checked, read_json, write_json
 
 EDGE = 1e-9  # scores are kept this far from 0 and 1, so that every logarithm and odds ratio is finite
