@@ -30,7 +30,7 @@ _ANSWER_LINE = re.compile(
 )
 _ANSWER_SAID = re.compile(r"\banswer is\b[ \t]*:?[ \t]*(.*\S)", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed\s*\{")
-_SPECIAL = re.compile(r"<(?=(?:prm|/?img|IMG_CONTEXT|\|im_start\||\|im_end\||\|endoftext\|)>)")
+_SPECIAL = re.compile(r"<(?=(?:prm|/?img|IMG_CONTEXT|\|\w+\|)>)")
 
 
 def render_steps(steps: list[str], step_format: str = "tags") -> str:
@@ -90,7 +90,7 @@ def _said(text: str, cut: bool) -> str:
 
 
 def _last_box(text: str) -> str:
-    """The content of the last `\\\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
+    """The content of the last `\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
     boxes = list(_BOX.finditer(text))
     depth = 1
     for position in range(boxes[-1].end(), len(text)) if boxes else ():

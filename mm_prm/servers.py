@@ -19,7 +19,6 @@ import openai
 from mm_prm.cli import Fault
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
-MEMORY = 60  # seconds after which a failure is forgotten: a new one is then the first
 
 
 class Unreachable(Fault):
@@ -37,12 +36,13 @@ PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLim
 @dataclass(eq=False)
 class Server:
     client: openai.AsyncOpenAI
+    memory: float  # seconds after which a failure is forgotten: a new one is then the first
     failing_since: float | None = None  # monotonic seconds of the first failure since the last success
     failed_at: float = 0.0
     probe_at: float = 0.0
 
     def failed(self, now: float) -> None:
-        if self.failing_since is None or now > self.failed_at + MEMORY:
+        if self.failing_since is None or now > self.failed_at + self.memory:
             self.failing_since = now
         self.failed_at, self.probe_at = now, now + PROBE_PAUSE
 
@@ -56,7 +56,8 @@ class ServerPool:
     def __init__(self, what: str, endpoints: Sequence[str], max_outage: float, timeout: float, api_key: str):
         limits, wait = openai.Timeout(timeout, connect=10), {"max_retries": 0, "api_key": api_key}
         self.what, self.max_outage = what, max_outage
-        self.servers = [Server(openai.AsyncOpenAI(base_url=url, timeout=limits, **wait)) for url in endpoints]
+        clients = [openai.AsyncOpenAI(base_url=url, timeout=limits, **wait) for url in endpoints]
+        self.servers = [Server(client, memory=60 + timeout) for client in clients]
 
     async def close(self) -> None:
         for server in self.servers:
