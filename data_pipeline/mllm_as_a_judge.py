@@ -124,7 +124,7 @@ async def judge_trees(args: argparse.Namespace, files: list[TreeFile]) -> None:
             judge.judge,
             args.concurrency,
             "judging",
-            lambda seconds: f"{judge.asked / max(seconds, 1e-9):.0f} states/s",
+            lambda seconds: f"{judge.asked / max(seconds, 1e-9):.1f} states/s",
         )
     finally:
         await judge.pool.close()
