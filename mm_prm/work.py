@@ -7,8 +7,8 @@ import contextlib
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -38,72 +38,95 @@ async def work_through(
     Raises Unfinished that lists every one without a result and its reason.
     """
     _allow_open_files()
-    limit, failed = asyncio.Semaphore(concurrency), {item.id: "stopped" for item in items}
-    running = faults = 0
-    # Where nobody watches, the bar is a line in a log
-    bar = tqdm(total=len(items), desc=what, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30)
-
-    def show() -> None:
-        counts = f"{running} running, {faults} failed"
-        bar.set_postfix_str(", ".join(filter(None, [counts, status(bar.format_dict["elapsed"])])), refresh=False)
-
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(bar.mininterval)
-            show()
-            bar.refresh()
-
-    async def once(item: Item) -> None:
-        nonlocal running, faults
-        async with limit:
-            running += 1
-            try:
-                await handle(item)
-                del failed[item.id]
-            except Fault as error:
-                failed[item.id] = str(error)
-                faults += 1
-            finally:
-                running -= 1
-
-    async def one(item: Item) -> None:
-        while True:
-            try:
-                await once(item)
-                break
-            except Busy:
-                failed[item.id] = "another process is working on it"
-                await asyncio.sleep(BUSY_PAUSE)
-        show()
-        bar.update()
-
-    ticker = asyncio.ensure_future(tick())
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    work = _Work(items, handle, concurrency, what, status)
+    ticker = asyncio.ensure_future(work.tick())
+    tasks = [asyncio.ensure_future(work.one(number)) for number in range(len(items))]
     gathered = asyncio.gather(*tasks)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C may come twice: from the terminal and from a script
-            loop.remove_signal_handler(name)
-            signal.signal(name, signal.SIG_IGN)
-        gathered.cancel()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop)
     try:
-        with contextlib.suppress(asyncio.CancelledError):  # what was not reached is listed as stopped
+        with _stopped_by_signals(gathered.cancel), contextlib.suppress(asyncio.CancelledError):
             await gathered
     finally:
         for task in tasks:  # after a fault that ends the run, the others save what they have
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         ticker.cancel()
-        bar.close()
-        for name in (signal.SIGTERM, signal.SIGINT):
+        work.bar.close()
+    if work.without_result:
+        lines = sorted(f"\n  {items[number].id}: {reason}" for number, reason in work.without_result.items())
+        raise Unfinished(f"{len(lines)} of {len(items)} problems unfinished, run again to resume:{''.join(lines)}")
+
+
+class _Work(Generic[Item]):
+    """without_result: why an item has none so far, by its position."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        handle: Callable[[Item], Awaitable[None]],
+        concurrency: int,
+        what: str,
+        status: Callable[[float], str],
+    ):
+        self.items, self.handle, self.status = items, handle, status
+        self.limit = asyncio.Semaphore(concurrency)
+        self.without_result = dict.fromkeys(range(len(items)), "stopped")
+        self.running = self.faults = 0
+        # Where nobody watches, the bar is a line in a log.
+        interval = 0.5 if sys.stderr.isatty() else 30
+        self.bar = tqdm(total=len(items), desc=what, dynamic_ncols=True, mininterval=interval)
+
+    async def one(self, number: int) -> None:
+        while not await self.once(number):
+            await asyncio.sleep(BUSY_PAUSE)
+        self.show()
+        self.bar.update()
+
+    async def once(self, number: int) -> bool:
+        """False when another process has it and it must be looked at again."""
+        async with self.limit:
+            self.running += 1
+            try:
+                await self.handle(self.items[number])
+                del self.without_result[number]
+            except Busy:
+                self.without_result[number] = "another process is working on it"
+                return False
+            except Fault as error:
+                self.without_result[number] = str(error)
+                self.faults += 1
+            finally:
+                self.running -= 1
+        return True
+
+    def show(self) -> None:
+        shown = [f"{self.running} running, {self.faults} failed", self.status(self.bar.format_dict["elapsed"])]
+        self.bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
+
+    async def tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.bar.mininterval)
+            self.show()
+            self.bar.refresh()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and on Ctrl-C, once: it may come twice, from the terminal and from a script."""
+    loop, names = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+
+    def once() -> None:
+        for name in names:
             loop.remove_signal_handler(name)
-    if failed:
-        reasons = "".join(f"\n  {id_}: {reason}" for id_, reason in sorted(failed.items()))
-        raise Unfinished(f"{len(failed)} of {len(items)} problems unfinished, run again to resume:{reasons}")
+            signal.signal(name, signal.SIG_IGN)
+        stop()
+
+    for name in names:
+        loop.add_signal_handler(name, once)
+    try:
+        yield
+    finally:
+        for name in names:
+            loop.remove_signal_handler(name)
 
 
 def _allow_open_files() -> None:

@@ -68,6 +68,13 @@ def test_a_tree_made_anew_is_judged_anew(trees, tmp_path):
     assert read_trees(tmp_path / "judged")[0].root.children[0].mc_value == 0.25
 
 
+def test_two_trees_may_have_the_same_id(trees):
+    write_tree(trees / "c.json", example("a"))
+    with ChatServer(lambda request: ["Yes"], top_logprobs=top(TOKENS)) as server:
+        assert judge(trees, server.url).returncode == 0
+    assert all(tree.root.is_judged() for tree in read_trees(trees))
+
+
 def test_every_file_that_is_no_tree_is_named(trees):
     for name in ("x", "y"):
         (trees / f"{name}.json").write_text("{}")
