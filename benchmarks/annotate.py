@@ -141,7 +141,14 @@ def main() -> None:
     if "POLICY_ENDPOINT" not in os.environ:  # start the server and come back beside it
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"
         serve = [sys.executable, str(ROOT / "data_pipeline/serve_policy.py"), "--model", options.policy]
-        serve += ["--port", str(options.port), "--log", "/tmp/annotate_server.log", "--max-model-len", "512"]
+        serve += [
+            "--port",
+            str(options.port),
+            "--log",
+            f"{tempfile.gettempdir()}/annotate_server.log",
+            "--max-model-len",
+            "512",
+        ]
         serve += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', *vllm, "--"]
         own = [argument for argument in sys.argv if argument not in vllm]
         os.execv(sys.executable, [*serve, sys.executable, *own])
