@@ -120,6 +120,11 @@ def prm_text(question: str, process: str) -> str:
     return f"Question: {_no_marker(question)}\nProcess: {process}"
 
 
+def question_of(text: str) -> str:
+    """What stands before the steps in `prm_text`: the same for all paths of a problem."""
+    return text.split("\nProcess: ", 1)[0]
+
+
 @dataclass
 class Encoded:
     """One sequence. input_ids: [tokens]; marker_positions: [labels], ascending; target_start: first trained token."""
@@ -136,9 +141,10 @@ class Encoder:
     contains "<prm>", "<IMG_CONTEXT>" or "<|im_end|>" stays text.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, marker: bool = True):
+        """marker: False for a policy's tokenizer, which may lack <prm>; then only `sft` works."""
         self.tokenizer = tokenizer
-        tokens = (MARKER, IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TURN_START, TURN_END)
+        tokens = (*([MARKER] if marker else []), IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TURN_START, TURN_END)
         self.special = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
         if missing := [t for t, i in self.special.items() if i is None or i == tokenizer.unk_token_id]:
             raise BadInput(f"the tokenizer lacks the token(s) {', '.join(missing)}")

@@ -14,35 +14,101 @@ import torch
 import transformers
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import InternVLForConditionalGeneration
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, InternVLConfig, InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
-from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
+from mm_prm.packing import Packed, Segment, segments
+from mm_prm.prm_format import Encoder, prm_text, process_text
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Sequence[Segment] = (),
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention in a packed row (mm_prm/packing.py), piece by piece: no pair of tokens is computed to be masked.
+
+    query: [1, heads, tokens, width]; key, value: [1, key heads, tokens, width]. Returns [1, tokens, heads, width].
+    """
+    pieces = []
+    for start, stop, spans in segments:
+        keys, values = (torch.cat([whole[:, :, a:b] for a, b in spans], dim=2) for whole in (key, value))
+        root = spans == [(start, stop)]
+        pieces.append(
+            F.scaled_dot_product_attention(
+                query[:, :, start:stop],
+                keys,
+                values,
+                attn_mask=None if root else causal_lower_right(stop - start, keys.shape[2]),
+                is_causal=root,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+# transformers makes no mask for an attention it does not know: a packed row needs none.
+AttentionInterface.register("segments", segment_attention)
+
+
+def packed_mask(subtree_end: Tensor) -> BlockMask:
+    """The same attention as a FlexAttention block mask. subtree_end: [tokens]."""
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < subtree_end[key])
+
+    tokens = len(subtree_end)
+    return create_block_mask(sees, None, None, tokens, tokens, device=subtree_end.device)
 
 
 def position_logits(
     self: InternVLForConditionalGeneration,
     input_ids: Tensor,
-    attention_mask: Tensor,
-    rows: Tensor,
+    position_ids: Tensor,
+    subtree_end: Tensor,
     columns: Tensor,
     pixel_values: Tensor | None = None,
     vocabulary: Tensor | None = None,
 ) -> Tensor:
-    """Logits at positions (rows[i], columns[i]) only, over the tokens of `vocabulary` or over all of them.
+    """Logits at some positions of a packed row, over the tokens of `vocabulary` or over all of them.
 
-    input_ids, attention_mask: [batch, tokens]; rows, columns: [positions];
+    input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
     pixel_values: [tiles of all images, 3, height, width]. Returns float32 [positions, vocabulary].
     """
+    flex = self.config.text_config._attn_implementation == "flex_attention"
+    layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
     hidden = self.model(
-        input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values, use_cache=False
-    ).last_hidden_state  # [batch, tokens, width]
-    chosen = hidden[rows, columns]  # [positions, width]
+        input_ids=input_ids, position_ids=position_ids, pixel_values=pixel_values, use_cache=False, **layout
+    ).last_hidden_state  # [1, tokens, width]
+    if pixel_values is None and self.training and torch.distributed.is_initialized():
+        # Processes wait for each other's gradients (ZeRO-3: weights) of every part, so each must use every part.
+        vision = self.config.vision_config
+        blank = torch.zeros(1, vision.num_channels, *vision.image_size, device=hidden.device)
+        hidden = hidden + 0 * self.model.get_image_features(pixel_values=blank).pooler_output.sum()
+    return self.lm_head(hidden[0, columns], vocabulary)
+
+
+def head_logits(self: nn.Linear, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
+    """The LM head for the tokens of `vocabulary` alone, in float32. hidden: [positions, width].
+
+    A forward of the head's own, so that ZeRO-3 gathers its weight.
+    """
     if vocabulary is None:
-        return self.lm_head(chosen).float()
-    return F.linear(chosen.float(), self.lm_head.weight[vocabulary].float())
+        return F.linear(hidden, self.weight).float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.float(), self.weight[vocabulary].float())
 
 
 def soft_label_loss(yes_no_logits: Tensor, labels: Tensor) -> Tensor:
@@ -65,22 +131,34 @@ def yes_no_ids(tokenizer: Any) -> Tensor:
 
 
 def best_attention() -> str:
-    """flash-attention 2 on a GPU that has it, else SDPA; eager on a CPU, where it is faster at desk lengths."""
-    if not torch.cuda.is_available():
-        return "eager"
-    return "flash_attention_2" if transformers.utils.is_flash_attn_2_available() else "sdpa"
+    """For the vision tower: flash-attention 2 on a GPU that has it, else torch's own."""
+    flash = torch.cuda.is_available() and transformers.utils.is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
 
 
-def load_model(checkpoint: str, dtype: torch.dtype) -> InternVLForConditionalGeneration:
+def load_config(checkpoint: str) -> InternVLConfig:
+    """Raises BadInput when the folder holds no native InternVL's config.json."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, InternVLConfig):
+        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint (model_type {config.model_type!r})")
+    return config
+
+
+def load_model(
+    checkpoint: str, dtype: torch.dtype, packed_attention: str = "segments"
+) -> InternVLForConditionalGeneration:
     """A native InternVL checkpoint (policy or PRM) whose forward is `position_logits`.
 
-    Raises BadInput when the folder is not one.
+    packed_attention: `segments` or `flex_attention` (GPU only). Raises BadInput when the folder is not one.
     """
     try:
         model, report = InternVLForConditionalGeneration.from_pretrained(
             checkpoint,
             dtype=dtype,
-            attn_implementation=best_attention(),
+            attn_implementation={"text_config": packed_attention, "vision_config": best_attention()},
             local_files_only=True,
             output_loading_info=True,
         )
@@ -94,7 +172,12 @@ def load_model(checkpoint: str, dtype: torch.dtype) -> InternVLForConditionalGen
         )
     # Bound to the instance: transformers renames weights on loading and saving by the stock class, a subclass of it
     # would be saved under names that vLLM cannot load.
+    return with_position_logits(model)
+
+
+def with_position_logits(model: InternVLForConditionalGeneration) -> InternVLForConditionalGeneration:
     model.forward = MethodType(position_logits, model)
+    model.lm_head.forward = MethodType(head_logits, model.lm_head)
     return model
 
 
@@ -125,22 +208,15 @@ def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, li
     return tiles, [count * processor.image_seq_length for count in counts]
 
 
-def pad_batch(sequences: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """Right-pad sequences to the longest: input_ids and attention_mask, each [batch, tokens]."""
-    longest = max(len(sequence.input_ids) for sequence in sequences)
-    input_ids = torch.full((len(sequences), longest), pad_id)
-    mask = torch.zeros_like(input_ids)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, : len(sequence.input_ids)] = torch.tensor(sequence.input_ids)
-        mask[row, : len(sequence.input_ids)] = 1
-    return {"input_ids": input_ids, "attention_mask": mask}
-
-
-def marker_index(sequences: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Where the markers of a padded batch are: rows and columns, each [labels], sequence after sequence."""
-    rows = [row for row, sequence in enumerate(sequences) for _ in sequence.marker_positions]
-    columns = [column for sequence in sequences for column in sequence.marker_positions]
-    return {"rows": torch.tensor(rows), "columns": torch.tensor(columns)}
+def row_tensors(row: Packed, tiles: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What `position_logits` takes; tiles: of the row's images, in their order."""
+    return {
+        "input_ids": torch.tensor([row.input_ids]),
+        "position_ids": torch.tensor([row.position_ids]),
+        "subtree_end": torch.tensor(row.subtree_end),
+        "columns": torch.tensor(row.columns, dtype=torch.long),
+        **({"pixel_values": torch.cat(list(tiles))} if tiles else {}),
+    }
 
 
 @dataclass
@@ -168,23 +244,16 @@ class Prm:
     def score(self, question: str, images: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(Yes) after every step of every candidate: one list per candidate, one number in 0..1 per step.
 
-        Candidates with the same steps are computed once; a candidate without steps gets an empty list.
+        Image, question and common steps are computed once; a candidate without steps gets an empty list.
         """
-        distinct = sorted({tuple(steps) for steps in candidates if steps})
-        if not distinct:
+        if not any(candidates):
             return [[] for _ in candidates]
         pixel_values, image_tokens = image_tiles(self.processor, images)
-        encoder = self.encoder
-        sequences = [
-            encoder.prm(prm_text(question, process_text(list(steps), self.separator)), image_tokens)
-            for steps in distinct
-        ]
-        device = self.model.device
-        batch = {**pad_batch(sequences, self.processor.tokenizer.pad_token_id or 0), **marker_index(sequences)}
-        if pixel_values is not None:
-            batch["pixel_values"] = pixel_values.repeat(len(distinct), 1, 1, 1)
+        encoder, device, row = self.encoder, self.model.device, Packed()
+        texts = [prm_text(question, process_text(list(steps), self.separator)) for steps in candidates if steps]
+        row.add([encoder.prm(text, image_tokens) for text in texts])
+        batch = row_tensors(row, [] if pixel_values is None else [pixel_values])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = self.model(**batch, vocabulary=yes_no_ids(self.processor.tokenizer).to(device))  # [labels, 2]
         scores = iter(logits.softmax(-1)[:, 0].tolist())
-        by_steps = {steps: [next(scores) for _ in steps] for steps in distinct}
-        return [by_steps[tuple(steps)] if steps else [] for steps in candidates]
+        return [[next(scores) for _ in steps] for steps in candidates]

@@ -9,9 +9,11 @@ import pytest
 import torch
 from conftest import ROOT, run_script
 from internvl.train import internvl_chat_finetune
-from internvl.train.dataset import Collator, RowDataset, read_rows
+from internvl.train.batches import Collator
+from internvl.train.dataset import read_rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
 from mm_prm.prm_model import Prm, load_model, load_processor, soft_label_loss, yes_no_ids
@@ -78,37 +80,43 @@ def test_repeat_time_repeats_whole_and_seeded_parts(tmp_path):
     assert len(rows) == 12 and rows == read_rows(meta, "prm", 0) != read_rows(meta, "prm", 1)
 
 
-def batches(desk, meta, sizes, max_length=8192):
-    processor = load_processor(str(desk))
-    dataset = RowDataset(read_rows(meta, "prm", 0), processor, "prm", max_length)
-    samples, collate = iter([dataset[index] for index in range(len(dataset))]), Collator(0, "prm")
-    return [collate([next(samples) for _ in range(size)]) for size in sizes]
+def batches(desk, meta, sizes, max_length=8192, pack=False, objective="prm"):
+    rows, collate = (
+        iter(read_rows(meta, objective, 0)),
+        Collator(load_processor(str(desk)), objective, max_length, pack),
+    )
+    return [collate([next(rows) for _ in range(size)]) for size in sizes]
 
 
 def test_logits_at_markers_are_those_of_the_stock_model(desk, tmp_path):
     meta = write_dataset(tmp_path, [prm_row("a", [0.5, 1]), prm_row("b", [0], image=None), prm_row("c", [1, 0, 1])])
-    [batch] = batches(desk, meta, [3])
-    model = load_model(str(desk), torch.float32).eval()
-    targets, vocabulary = batch.pop("targets"), yes_no_ids(load_processor(str(desk)).tokenizer)
-    assert targets.tolist() == [0.5, 1, 0, 1, 0, 1]
-    with torch.no_grad():
-        ours = model(**batch, vocabulary=vocabulary)
-        rows, columns = batch.pop("rows"), batch.pop("columns")
-        stock = type(model).forward(model, **batch).logits[rows, columns][:, vocabulary]
-    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+    model, vocabulary = load_model(str(desk), torch.float32).eval(), yes_no_ids(load_processor(str(desk)).tokenizer)
+    stock = InternVLForConditionalGeneration.from_pretrained(desk).eval()
+    for batch in batches(desk, meta, [1, 1, 1]):
+        with torch.no_grad():
+            ours = model(**inputs_of(batch), vocabulary=vocabulary)
+            whole = stock(input_ids=batch["input_ids"], pixel_values=batch.get("pixel_values")).logits
+        torch.testing.assert_close(ours, whole[0, batch["columns"]][:, vocabulary], atol=1e-5, rtol=1e-5)
+
+
+def inputs_of(batch):
+    return {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
 
 
 def test_what_truncation_cuts_is_dropped_with_its_labels(desk, tmp_path):
     meta = write_dataset(tmp_path, [prm_row("a", [0.5, 0.25, 0.75])])
-    whole = batches(desk, meta, [1])[0]
+    [whole] = batches(desk, meta, [1])
     [batch] = batches(desk, meta, [1], max_length=int(whole["columns"][2]))
     assert batch["targets"].tolist() == [0.5, 0.25] and batch["columns"].tolist() == whole["columns"].tolist()[:2]
+    assert batch["dropped"] == 1 and batch["input_ids"].shape[1] == batch["columns"][1] + 1
+    # Cut inside the picture's tokens: the picture goes too.
     [batch] = batches(desk, meta, [1], max_length=10)
-    assert batch["targets"].tolist() == [] and batch["input_ids"].shape == (1, 10)
+    assert batch["targets"].tolist() == [] and batch["dropped"] == 3
+    assert batch["input_ids"].shape == (1, 1) and "pixel_values" not in batch
 
 
 def test_only_labelled_markers_are_trained(desk, tmp_path):
-    whole = batches(desk, write_dataset(tmp_path, [prm_row("a", [0.5, 0.25, 0.5, 0.75])]), [1])[0]
+    [whole] = batches(desk, write_dataset(tmp_path, [prm_row("a", [0.5, 0.25, 0.5, 0.75])]), [1])
     at = whole["columns"].tolist()
     meta = write_dataset(tmp_path, [prm_row("a", [None, 0.25, None, 0.75]), prm_row("b", [1, None], image=None)])
     [batch, _] = batches(desk, meta, [1, 1])
@@ -116,11 +124,21 @@ def test_only_labelled_markers_are_trained(desk, tmp_path):
     assert batch["columns"].tolist() == [at[1], at[3]] and batch["targets"].tolist() == [0.25, 0.75]
     # The loss is divided by the number of targets: those of the labelled markers.
     [both] = batches(desk, meta, [2])
-    assert both["rows"].tolist() == [0, 0, 1] and both["targets"].tolist() == [0.25, 0.75, 1]
+    assert both["targets"].tolist() == [0.25, 0.75, 1] and both["columns"].tolist()[:2] == [at[1], at[3]]
     # Cut before the third marker: one label and two markers are gone.
-    dataset = RowDataset(read_rows(meta, "prm", 0), load_processor(str(desk)), "prm", max_length=at[2])
-    cut = dataset[0]
-    assert (cut.sequence.marker_positions, cut.targets, dataset.dropped) == ([at[1]], [0.25], 1)
+    [cut, _] = batches(desk, meta, [1, 1], max_length=at[2])
+    assert (cut["columns"].tolist(), cut["targets"].tolist(), int(cut["dropped"])) == ([at[1]], [0.25], 1)
+
+
+def test_sft_targets_are_the_reply_and_the_end_of_the_turn(desk, tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "<step>x</step><answer>1</answer>"}]
+    meta = write_dataset(tmp_path, [{"id": "a", "image": "p.png", "conversations": turns}])
+    [batch] = batches(desk, meta, [1], objective="sft")
+    tokenizer = load_processor(str(desk)).tokenizer
+    assert tokenizer.decode(batch["targets"]) == "<step>x</step><answer>1</answer><|im_end|>"
+    ids, columns = batch["input_ids"][0], batch["columns"]
+    assert torch.equal(ids[columns[1:]], batch["targets"][:-1]) and columns[-1] == len(ids) - 1
+    assert tokenizer.decode(ids[: columns[0] + 1]).endswith("What?<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_a_row_without_any_label_is_refused_by_name(tmp_path):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from mm_prm.cli import BadInput
+
 
 @dataclass
 class ModelArguments:
@@ -16,6 +18,13 @@ class ModelArguments:
     freeze_backbone: bool = field(default=False, metadata={"help": "do not train the vision tower"})
     use_llm_lora: int = field(default=0, metadata={"help": "rank of LoRA adapters in the language model; 0: none"})
     drop_path_rate: float = field(default=0.0, metadata={"help": "stochastic depth in the vision tower while training"})
+    packed_attention: str = field(
+        default="segments",
+        metadata={
+            "help": "attention of the language model: pieces through torch's fused kernels, or FlexAttention (GPU)",
+            "choices": ["segments", "flex_attention"],
+        },
+    )
     grad_checkpoint: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
 
 
@@ -38,7 +47,33 @@ class DataArguments:
     use_thumbnail: bool | None = field(
         default=None, metadata={"help": "add the whole image as one more tile; default: as the checkpoint does"}
     )
-    max_seq_length: int = field(default=8192, metadata={"help": "longest sequence in tokens; the rest is dropped"})
+    max_seq_length: int = field(
+        default=8192,
+        metadata={"help": "longest path in tokens; what is beyond is dropped with its labels, and counted"},
+    )
+    pack_problems: bool | None = field(
+        default=None,
+        metadata={
+            "help": "compute picture, question and common steps of a problem's paths once; same loss and gradients. "
+            "Default: True for prm, False for sft"
+        },
+    )
+    skip_bad_rows: int = field(default=0, metadata={"help": "leave out up to this many bad rows instead of stopping"})
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "share of the problems held out for loss, accuracy and AUROC"}
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "print lengths, label counts, steps and memory per GPU for ZeRO 1, 2 and 3, and exit"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.pack_problems is None:
+            self.pack_problems = self.objective == "prm"
+        if not 0 <= self.eval_fraction < 1:
+            raise BadInput(f"--eval_fraction {self.eval_fraction}: must be at least 0 and below 1")
+        if self.max_seq_length < 1 or self.skip_bad_rows < 0:
+            raise BadInput("--max_seq_length must be at least 1, --skip_bad_rows at least 0")
 
 
 @dataclass

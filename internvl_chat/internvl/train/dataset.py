@@ -1,7 +1,4 @@
-"""Dataset JSON -> checked rows -> token sequences with targets -> batches.
-
-A PRM sample's targets are its soft labels, one per labelled <prm>; an SFT sample's are the reply's token ids.
-"""
+"""Dataset JSON -> checked rows, and which of them belong to one problem."""
 
 from __future__ import annotations
 
@@ -11,13 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from mm_prm.cli import BadInput
-from mm_prm.prm_format import MARKER, Encoded, Encoder
-from mm_prm.prm_model import image_tiles, marker_index, pad_batch
+from mm_prm.prm_format import MARKER, question_of
 from mm_prm.records import check_image, image_list, is_probability, parse_records, read_json, read_jsonl
 
 
@@ -68,28 +60,33 @@ def _check_labels(text: str, labels: Any) -> None:
         raise ValueError(f"field 'conversations': {text.count(MARKER)} {MARKER} but {len(labels)} labels")
 
 
-def read_rows(meta_path: str, objective: str, seed: int) -> list[Row]:
+def read_rows(meta_path: str, objective: str, seed: int, skip_bad_rows: int = 0) -> list[Row]:
     """All rows of a dataset JSON, `repeat_time` applied (2: twice; 0.5: a seeded half).
 
-    Relative paths belong to the dataset JSON's folder. Raises BadInput naming every bad row.
+    Relative paths belong to the dataset JSON's folder. Up to skip_bad_rows bad rows are left out, each said in a line;
+    more raise BadInput naming every one.
     """
     meta = read_json(meta_path)
     if not isinstance(meta, dict) or not meta:
         raise BadInput(f"{meta_path}: expected an object of datasets")
-    folder, rows, bad = Path(meta_path).parent, [], []
+    folder, rows = Path(meta_path).parent, []
+    wrong_length, bad = [], []
     for name, entry in meta.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("annotation"), str):
             raise BadInput(f"{meta_path}: dataset {name!r}: field 'annotation' is missing")
         annotation, root = folder / entry["annotation"], folder / (entry.get("root") or "")
         records = read_jsonl(annotation)
         if entry.get("length") not in (None, len(records)):
-            bad.append(f"{meta_path}: dataset {name!r}: length is {entry['length']}, but it has {len(records)} rows")
+            found = f"length is {entry['length']}, but it has {len(records)} rows"
+            wrong_length.append(f"{meta_path}: dataset {name!r}: {found}")
         good, wrong = parse_records(annotation, records, lambda record, root=root: parse_row(record, root, objective))
         whole, part = divmod(_repeat_time(meta_path, name, entry), 1)
         rows += good * int(whole) + random.Random(f"{seed} {name}").sample(good, round(part * len(good)))
         bad += wrong
-    if bad:
-        raise BadInput(*bad)
+    if wrong_length or len(bad) > skip_bad_rows:
+        raise BadInput(*wrong_length, *bad)
+    for line in bad:
+        print(f"bad row left out ({len(bad)} of {skip_bad_rows} allowed): {line}", flush=True)
     if not rows:
         raise BadInput(f"{meta_path}: holds no row")
     return rows
@@ -102,60 +99,24 @@ def _repeat_time(meta_path: str, name: str, entry: dict[str, Any]) -> float:
     return value
 
 
-@dataclass
-class Sample:
-    """One sequence with its pictures. pixel_values: [tiles, 3, height, width] or None; targets: [positions]."""
-
-    sequence: Encoded
-    pixel_values: Tensor | None
-    targets: list[float] | list[int]
-
-
-class RowDataset(Dataset[Sample]):
-    """Encodes rows when they are asked for. `max_length` in tokens: labels beyond it are dropped with their text."""
-
-    def __init__(self, rows: list[Row], processor: Any, objective: str, max_length: int):
-        self.rows, self.processor, self.objective, self.max_length = rows, processor, objective, max_length
-        self.encoder = Encoder(processor.tokenizer)
-        self.dropped = 0  # labels beyond max_length so far
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        row = self.rows[index]
-        pixel_values, image_tokens = image_tiles(self.processor, row.images)
-        if self.objective == "sft":
-            sequence = self.encoder.sft(row.text, str(row.target), image_tokens)
-            targets: list[Any] = sequence.input_ids[sequence.target_start : self.max_length]
-        else:
-            sequence = self.encoder.prm(row.text, image_tokens)
-            # As many labels as markers, null or not; only a marker with a label is trained.
-            marked = zip(sequence.marker_positions, row.target, strict=True)
-            labelled = [(at, label) for at, label in marked if label is not None]
-            kept = [(at, label) for at, label in labelled if at < self.max_length]
-            sequence.marker_positions, targets = [at for at, _ in kept], [label for _, label in kept]
-            self.dropped += len(labelled) - len(kept)
-        sequence.input_ids = sequence.input_ids[: self.max_length]
-        return Sample(sequence, pixel_values, targets)
+def by_problem(rows: Sequence[Row]) -> list[list[int]]:
+    """Positions of the rows of each problem (same pictures, same question), problems in order of appearance."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault((question_of(row.text), *row.images), []).append(position)
+    return list(groups.values())
 
 
-class Collator:
-    """Samples -> one padded batch: model inputs, the positions whose logits are wanted, and their targets."""
-
-    def __init__(self, pad_id: int, objective: str):
-        self.pad_id, self.objective = pad_id, objective
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        sequences = [sample.sequence for sample in samples]
-        if self.objective == "sft":
-            # The logits that predict a token stand one position before it.
-            for sequence in sequences:
-                sequence.marker_positions = list(range(sequence.target_start - 1, len(sequence.input_ids) - 1))
-        pixels = [sample.pixel_values for sample in samples if sample.pixel_values is not None]
-        return {
-            **pad_batch(sequences, self.pad_id),
-            **marker_index(sequences),
-            **({"pixel_values": torch.cat(pixels)} if pixels else {}),
-            "targets": torch.tensor([target for sample in samples for target in sample.targets]),
-        }
+def hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows): a seeded `fraction` of the problems, at least one, is held out whole."""
+    if not fraction:
+        return rows, []
+    problems = by_problem(rows)
+    chosen = random.Random(f"{seed} held out").sample(problems, max(1, round(fraction * len(problems))))
+    held = {position for problem in chosen for position in problem}
+    if len(held) == len(rows):
+        raise BadInput(f"--eval_fraction {fraction}: holds out all {len(problems)} problems")
+    return (
+        [row for position, row in enumerate(rows) if position not in held],
+        [row for position, row in enumerate(rows) if position in held],
+    )

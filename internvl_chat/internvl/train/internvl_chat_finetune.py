@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 from torch import nn
 from transformers import HfArgumentParser, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
-from internvl.train.dataset import Collator, RowDataset, read_rows
+from internvl.train.batches import Collator
+from internvl.train.dataset import hold_out, read_rows
+from internvl.train.dry_run import meta_model, report
 from internvl.train.trainer import FinetuneTrainer
 from mm_prm import cli
-from mm_prm.prm_model import load_model, load_processor, yes_no_ids
+from mm_prm.prm_format import MARKER
+from mm_prm.prm_model import load_config, load_model, load_processor, yes_no_ids
 
 
 def configure_images(processor: Any, data: DataArguments, tile_size: int) -> None:
@@ -106,34 +111,58 @@ def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments
     processor.save_pretrained(args.output_dir)
 
 
+def add_marker(model: Any, tokenizer: Any) -> None:
+    """Give a tokenizer without <prm> the token; where the embedding has no spare row, it grows by the rows' mean."""
+    if tokenizer.add_tokens([AddedToken(MARKER, special=True, normalized=False)]):
+        rows = tokenizer.convert_tokens_to_ids(MARKER) + 1
+        if rows > model.config.text_config.vocab_size:
+            model.resize_token_embeddings(rows, mean_resizing=model.device.type != "meta")
+
+
 def main() -> None:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, FinetuneArguments), description=__doc__, allow_abbrev=False
     )
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     set_seed(args.seed)
-    rows = read_rows(data_args.meta_path, data_args.objective, args.seed)
+    rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
+    rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
     processor = load_processor(model_args.model_name_or_path)
-    model = load_model(model_args.model_name_or_path, torch.bfloat16 if args.deepspeed and args.bf16 else torch.float32)
-    configure_images(processor, data_args, model.config.vision_config.image_size[0])
-    dataset = RowDataset(rows, processor, data_args.objective, data_args.max_seq_length)
+    config = load_config(model_args.model_name_or_path)
+    configure_images(processor, data_args, config.vision_config.image_size[0])
+    if data_args.dry_run:
+        model = meta_model(config)
+    else:
+        dtype = torch.bfloat16 if args.deepspeed and args.bf16 else torch.float32
+        model = load_model(model_args.model_name_or_path, dtype, model_args.packed_attention)
+    if data_args.objective == "prm":
+        add_marker(model, processor.tokenizer)
+    collator = Collator(processor, data_args.objective, data_args.max_seq_length, data_args.pack_problems)
+    model = prepare_model(model, model_args)
+    if data_args.dry_run:
+        print("\n".join(report(rows, held_out, collator, model, args)))
+        return
     model.config.use_cache = False
     args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
     args.remove_unused_columns = False
+    if held_out and args.eval_strategy == "no":
+        args.eval_strategy = IntervalStrategy.EPOCH
     trainer = FinetuneTrainer(
-        model=prepare_model(model, model_args),
+        model=model,
         args=args,
-        train_dataset=dataset,
-        data_collator=Collator(processor.tokenizer.pad_token_id or 0, data_args.objective),
+        train_dataset=rows,
+        eval_dataset=held_out or None,
+        data_collator=collator,
         vocabulary=yes_no_ids(processor.tokenizer) if data_args.objective == "prm" else None,
+        pack=data_args.pack_problems,
     )
     if args.should_save:
-        engine = "DeepSpeed" if trainer.is_deepspeed_enabled else "plain torch"
-        print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}, {engine}", flush=True)
+        print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
     result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
-    if dataset.dropped:
-        print(f"{dataset.dropped} labels beyond --max_seq_length {data_args.max_seq_length} were dropped")
+    if dropped := int(trainer.seen[3]):
+        print(f"{dropped} targets beyond --max_seq_length {data_args.max_seq_length} were dropped")
     save_final(trainer, processor, args)
+    result.metrics["engine"] = type(trainer.model_wrapped).__name__
     trainer.save_metrics("train", result.metrics, combined=False)
 
 

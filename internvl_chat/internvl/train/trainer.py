@@ -1,47 +1,174 @@
-"""A transformers Trainer whose loss is normalised by the number of targets in the global batch."""
+"""A transformers Trainer over packed micro-batches: loss per target of the global batch, rates, held-out metrics."""
 
 from __future__ import annotations
 
+import math
+import resource
+import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from internvl.train.batches import MicroBatches
 from mm_prm.prm_model import soft_label_loss
+
+# Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12}
+PEAK_FLOPS |= {"L40S": 362e12, "4090": 165e12, "5090": 210e12}
+
+
+def parameter_count(part: nn.Module, trained: bool = False) -> int:
+    """Parameters of a part, or the trained ones; ZeRO-3 keeps their number aside."""
+    chosen = (p for p in part.parameters() if p.requires_grad or not trained)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in chosen)
+
+
+def flops_of_micro_batch(model: Any, tokens: int, tiles: int) -> float:
+    """Floating-point operations of forward and backward, estimated: 2 per parameter and token forward, as many
+    backward through what lies behind a trained part, as many again for the trained parameters. Attention scores,
+    embeddings and the head are left out."""
+    vision = model.config.vision_config
+    patches = tiles * (vision.image_size[0] // vision.patch_size[0]) ** 2
+    tower, text = model.model.vision_tower, model.model.language_model
+    early = any(p.requires_grad for part in (tower, model.model.multi_modal_projector) for p in part.parameters())
+    total = 0.0
+    for part, steps, behind in ((tower, patches, False), (text.layers, tokens, True)):
+        size, trained = parameter_count(part), parameter_count(part, trained=True)
+        through = size if trained or (behind and early) else 0
+        total += 2 * steps * (size + through + trained)
+    return total
+
+
+def peak_memory() -> float:
+    """Largest memory this process has held so far, GiB: the GPU's, or resident memory without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def label_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy on right steps (label >= 0.5) and wrong ones, and the area under the ROC curve.
+
+    scores: P(Yes), labels: soft labels, each [labels]. NaN where a class is empty.
+    """
+    right = labels >= 0.5
+    yes, no = scores[right], scores[~right].sort().values
+    below = torch.searchsorted(no, yes) + torch.searchsorted(no, yes, right=True)  # ties count half
+    return {
+        "accuracy_right": (yes >= 0.5).double().mean().item(),
+        "accuracy_wrong": (no < 0.5).double().mean().item(),
+        "auroc": (below.double() / 2 / max(len(no), 1)).mean().item() if len(no) else math.nan,
+    }
 
 
 class FinetuneTrainer(Trainer):
-    """`vocabulary` holds the ids of Yes and No for the PRM objective, None for SFT.
+    """`vocabulary` holds the ids of Yes and No for the PRM objective, None for SFT. Datasets are lists of rows.
 
     The loss is the sum over all targets divided by their number in the global batch, so the result does not depend
-    on how samples are split over processes and accumulation steps.
+    on how rows are split over processes and accumulation steps.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, vocabulary: Tensor | None, **kwargs: Any):
+    def __init__(self, *args: Any, vocabulary: Tensor | None, pack: bool, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.pack = vocabulary, pack
+        self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.seen = torch.zeros(4, dtype=torch.float64)  # targets, tokens, flops, dropped targets, over all processes
+        self.reported, self.reported_at = self.seen, time.monotonic()
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps)
+
+    def _loader(self, rows: Any, per_device: int, accumulation: int) -> DataLoader:
+        args = self.args
+        # Each process takes its own share: accelerate would cut a problem's paths apart.
+        batches = MicroBatches(
+            rows, per_device, accumulation, args.world_size, args.process_index, self.pack, args.data_seed or args.seed
+        )
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Tensor]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(batch["targets"]) for batch in batches), device=device)
-        return batches, self.accelerator.gather(count).sum()
+        counts = torch.zeros(4, dtype=torch.float64)
+        for batch in batches:
+            tokens, tiles = batch["input_ids"].shape[1], len(batch.get("pixel_values", ()))
+            flops = flops_of_micro_batch(self.base, tokens, tiles)
+            counts += torch.tensor([len(batch["targets"]), tokens, flops, batch.pop("dropped")], dtype=torch.float64)
+        counts = self.accelerator.reduce(counts.to(device), "sum").cpu()
+        self.seen = self.seen + counts
+        # At least one: truncation may have cut off every target.
+        return batches, counts[0].clamp(min=1).to(device, torch.float32)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        inputs = dict(inputs)
+    ) -> Tensor:
+        total, _ = self.summed_loss(model, inputs)
+        # Data parallelism averages the gradients of the processes; the factor turns that mean back into a sum.
+        return total * self.accelerator.num_processes / num_items_in_batch
+
+    def summed_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Summed loss and logits of one micro-batch."""
+        inputs = {name: tensor for name, tensor in inputs.items() if name != "dropped"}
         targets = inputs.pop("targets")
         if self.vocabulary is None:
             logits = model(**inputs)  # [targets, vocabulary]
-            total = F.cross_entropy(logits, targets, reduction="sum")
-        else:
-            logits = model(**inputs, vocabulary=self.vocabulary.to(targets.device))  # [targets, 2]
-            total = soft_label_loss(logits, targets)
-        # Data parallelism averages the gradients of the processes; the factor turns that mean back into a sum.
-        items = len(targets) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = total / items
-        return (loss, {"logits": logits}) if return_outputs else loss
+            return F.cross_entropy(logits, targets, reduction="sum"), logits
+        logits = model(**inputs, vocabulary=self.vocabulary.to(targets.device))  # [targets, 2]
+        return soft_label_loss(logits, targets), logits
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.rates()
+        super().log(logs, start_time)
+
+    def rates(self) -> dict[str, float]:
+        """Since the last call, over all processes: targets and tokens per second, share of the GPUs' peak; memory."""
+        now = time.monotonic()
+        targets, tokens, flops, _ = ((self.seen - self.reported) / (now - self.reported_at)).tolist()
+        self.reported, self.reported_at = self.seen, now
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        peak = next((value for word, value in PEAK_FLOPS.items() if word in name), None)
+        return {
+            "labels_per_second": round(targets, 1),
+            "tokens_per_second": round(tokens, 1),
+            **({"mfu": round(flops / peak / self.args.world_size, 4)} if peak else {}),
+            "peak_memory_gib": round(peak_memory(), 2),
+        }
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss on the held-out rows; for a PRM also `label_metrics`."""
+        started = time.monotonic()
+        self.model_wrapped.eval()
+        totals, logits, labels = [], [], []
+        for batch in self._loader(eval_dataset or self.eval_dataset, self.args.per_device_eval_batch_size, 1):
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                total, batch_logits = self.summed_loss(self.model_wrapped, batch)
+            totals.append((total.item(), len(batch["targets"])))
+            if self.vocabulary is not None:
+                logits += batch_logits.softmax(-1)[:, 0].tolist()
+                labels += batch["targets"].tolist()
+        losses, counts = zip(*gather_object(totals), strict=True)
+        metrics = {"loss": sum(losses) / max(sum(counts), 1)}
+        if self.vocabulary is not None:
+            metrics |= label_metrics(torch.tensor(gather_object(logits)), torch.tensor(gather_object(labels)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.reported_at += time.monotonic() - started  # an evaluation is not training time
+        return metrics
