@@ -68,7 +68,7 @@ paths() { # stage 3 and 4 for one kind of labels
 train_prm() { # stage 5
   MODEL_PATH=$POLICY META_PATH=$RUN/prm_$1_meta.json OUTPUT_DIR=$RUN/prm_$1 GPUS=1 BATCH_SIZE=32 \
     PER_DEVICE_BATCH_SIZE=32 LEARNING_RATE=5e-4 EPOCHS=$EPOCHS \
-    sh "$SHELL_DIR/internvl2_5_38b_dynamic_res_2nd_finetune_full_prm.sh" \
+    sh "$SHELL_DIR/internvl2_5_8b_dynamic_res_2nd_finetune_full_prm.sh" \
     "${TILES[@]}" --grad_checkpoint False --save_strategy no --logging_steps 10 --adam_beta2 0.98
 }
 
@@ -98,7 +98,7 @@ fi
 MODEL_PATH=$BASE META_PATH=$DATA/sft_meta.json OUTPUT_DIR=$POLICY GPUS=1 BATCH_SIZE=32 PER_DEVICE_BATCH_SIZE=32 \
   LEARNING_RATE=2e-3 stage "stage 0: fine-tuning MM-Policy on the teacher's solutions (90 s)" \
   "$POLICY/train_results.json" sh $SHELL_DIR/internvl2_5_8b_dynamic_res_2nd_finetune_full_policy.sh \
-  "${TILES[@]}" --freeze_backbone False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear
+  "${TILES[@]}" --freeze_backbone False --grad_checkpoint False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear
 
 if [ -e "$RUN/trees.done" ] && [ -e "$RUN/rollouts_dev.json" ] && [ -e "$RUN/rollouts_test.json" ]; then
   with_policy # says that all is done

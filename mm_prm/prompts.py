@@ -20,6 +20,17 @@ POLICY_INSTRUCTIONS = {
 }
 POLICY_CONTINUE = "Go on after the previous steps without repeating them."
 
+# What an LLM is asked to make of an existing solution. The reference answer is not in it: a reply that merely repeats
+# it would pass the check that the solution's own answer was kept.
+RESTRUCTURE_TEMPLATE = """Rewrite a solution step by step, without solving the problem anew.
+Write each step as <step>...</step>, one deduction or calculation in each, then the final answer alone as \
+<answer>...</answer>, and nothing outside these tags.
+Keep the solution's reasoning, numbers and final answer as they are; add, drop and correct nothing.
+The problem may have a picture that you do not see: keep what the solution reads from it.
+
+Problem: {question}
+Solution: {solution}"""
+
 # What the LLM judge is asked; one word back.
 JUDGE_TEMPLATE = """You compare a student's final answer with the reference answer of a problem.
 They agree if they mean the same value or choice; notation, units left out and formatting do not matter.

@@ -25,6 +25,10 @@ class Unreachable(Fault):
     """A server stayed out of reach for longer than the allowed outage."""
 
 
+class Refused(Fault):
+    """A server will never answer this request: it is malformed or too long."""
+
+
 class Garbled(ValueError):
     """A reply that is not the chat completion asked for."""
 
@@ -80,7 +84,7 @@ class ServerPool:
         """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
 
         Raises Unreachable when no server is left to try and this call, or every server, has failed for max_outage
-        seconds; Fault when refused.
+        seconds; Refused when it never will be answered; Fault when the server cannot be used (key, model name).
         """
         first_failure, pause = None, 0.5
         tried: set[Server] = set()  # those that failed since the last pause
@@ -108,7 +112,8 @@ class ServerPool:
                         f"{self.what} {server.client.base_url}: out of reach for {self.max_outage:g} s ({reason})"
                     ) from None
             except openai.APIStatusError as error:
-                raise Fault(f"{self.what} {server.client.base_url}: refused ({error.message})") from None
+                kind = Refused if error.status_code in (400, 413, 422) else Fault
+                raise kind(f"{self.what} {server.client.base_url}: refused ({error.message})") from None
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, 30)
             tried.clear()

@@ -222,16 +222,6 @@ serve_while(["sh", "-c", "{sys.executable} {child} {port}; true"], [server], 10)
     [
         ("data_pipeline/run_data_pipeline.sh", {}, "set POLICY_MODEL"),
         ("data_pipeline/run_data_pipeline.sh", {"POLICY_ENDPOINT": "x", "SPLIT_DIR": "/none"}, "questions_part_"),
-        (
-            "internvl_chat/shell/internvl2.5/2nd_finetune/internvl2_5_38b_dynamic_res_2nd_finetune_full_prm.sh",
-            {},
-            "MODEL_PATH=",
-        ),
-        (
-            "internvl_chat/shell/internvl2.5/2nd_finetune/internvl2_5_38b_dynamic_res_2nd_finetune_full_prm.sh",
-            {"PRESET": "x"},
-            "must be paper or released",
-        ),
         ("eval/evaluate.sh", {}, "usage"),
     ],
 )
