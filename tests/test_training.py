@@ -3,19 +3,25 @@
 import json
 import math
 import os
+import re
 import shutil
+from functools import partial
 
+import make_model
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, Forked, run_forked
 from internvl.train import internvl_chat_finetune
 from internvl.train.batches import Collator
 from internvl.train.dataset import read_rows
+from internvl.train.dry_run import zero_memory
+from internvl.train.trainer import flops_of_micro_batch, label_metrics, parameter_count
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
+from mm_prm.prm_format import Encoder
 from mm_prm.prm_model import Prm, load_model, load_processor, soft_label_loss, yes_no_ids
 
 SCRIPT = "internvl_chat/internvl/train/internvl_chat_finetune.py"
@@ -28,9 +34,9 @@ def run_main(*args):
         internvl_chat_finetune.main()
 
 
-def prm_row(id_, labels, image="p.png"):
+def prm_row(id_, labels, image="p.png", question="what?"):
     process = "\n\n".join(f"step {n}<prm>" for n in range(len(labels)))
-    turns = [{"from": "human", "value": f"Question: what?\nProcess: {process}"}, {"from": "gpt", "value": labels}]
+    turns = [{"from": "human", "value": f"Question: {question}\nProcess: {process}"}, {"from": "gpt", "value": labels}]
     return {"id": id_, **({"image": image} if image else {}), "conversations": turns}
 
 
@@ -159,82 +165,213 @@ def test_scores_do_not_depend_on_the_other_candidates(desk, tmp_path):
         assert prm.score("what?", image, [steps[:1]])[0] == pytest.approx(scores[:1], abs=1e-5)
 
 
-def finetune(desk, meta, out, *flags, launcher=(), **kwargs):
-    return run_script(
-        *[
-            *launcher,
-            SCRIPT,
-            "--model_name_or_path",
-            desk,
-            "--meta_path",
-            meta,
-            "--output_dir",
-            out,
-            "--report_to",
-            "none",
-        ],
-        *["--learning_rate", "1e-2", "--logging_steps", "1", "--lr_scheduler_type", "constant", "--warmup_ratio", "0"],
-        *flags,
-        **kwargs,
-    )
+def finetune(desk, meta, out, *flags, processes=None):
+    """Run the script in a fork, or in several as torchrun would start them; returns the first."""
+    files = ["--model_name_or_path", desk, "--meta_path", meta, "--output_dir", out, "--report_to", "none"]
+    rates = [
+        "--learning_rate",
+        "1e-2",
+        "--logging_steps",
+        "1",
+        "--lr_scheduler_type",
+        "constant",
+        "--warmup_ratio",
+        "0",
+    ]
+    forks = [
+        Forked(SCRIPT, *files, *rates, *flags, before=partial(join_group, rank, processes))
+        for rank in range(processes or 1)
+    ]
+    first, *others = [fork.wait() for fork in forks]
+    assert all(other.returncode == first.returncode for other in others)
+    return first
+
+
+def join_group(rank, processes):
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    if processes:
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ.update({name: str(value) for name, value in group.items()})
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29633")
 
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+def losses(done):
+    return re.findall(r"'loss': '([^']+)'", done.stdout)
+
+
 @pytest.mark.slow
-def test_training_learns_labels_and_the_split_of_a_batch_does_not_matter(desk, tmp_path):
-    # Rows with different numbers of labels: a mean of means would weigh them differently.
-    meta = write_dataset(tmp_path, [prm_row(str(n), [0.9] * (1 + n % 3)) for n in range(8)])
+def test_training_learns_labels_however_it_is_split_over_steps_processes_and_engines(desk, tmp_path):
+    # Problems with different numbers of paths and labels, one without a picture: a mean of means would weigh them
+    # differently, and a process without pictures must still take part in what concerns the vision tower.
+    rows = [prm_row(str(n), [0.9] * (1 + n % 3), "p.png" if n % 4 else None, f"what {n // 2}?") for n in range(8)]
+    meta = write_dataset(tmp_path, rows)
     # Plain SGD: an optimizer that rescales gradients would hide a loss that is off by a factor.
     flags = ["--optim", "sgd", "--max_grad_norm", "0", "--weight_decay", "0", "--learning_rate", "0.1"]
-    flags += ["--max_steps", "6", "--save_strategy", "no", "--per_device_train_batch_size"]
-    for out, size, accumulation in (("one", 8, 1), ("four", 2, 4)):
-        done = finetune(desk, meta, tmp_path / out, *flags, size, "--gradient_accumulation_steps", accumulation)
+    flags += ["--max_steps", "6", "--save_strategy", "no"]
+
+    def run(name, size, accumulation, *more, processes=None):
+        split = ["--per_device_train_batch_size", size, "--gradient_accumulation_steps", accumulation]
+        done = finetune(desk, meta, tmp_path / name, *flags, *split, *more, processes=processes)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
+        return weights(tmp_path / name), json.loads((tmp_path / name / "train_results.json").read_text())["engine"]
+
+    one, engine = run("one", 8, 1, "--pack_problems", "False")
     moved = max((one[name] - tensor).abs().max() for name, tensor in weights(desk).items())
-    apart = max((one[name] - four[name]).abs().max() for name in one)
-    assert moved > 0.05 and apart < 1e-3 * moved
-    assert (tmp_path / "one" / "train_results.json").exists()
-    # A real DeepSpeed ZeRO-1 engine takes the same steps.
-    done = finetune(
-        *[desk, meta, tmp_path / "zero", *flags, 2, "--gradient_accumulation_steps", 4],
-        *["--deepspeed", ROOT / "internvl_chat" / "zero_stage1_config.json"],
-        launcher=["-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29633"],
-        env={**os.environ, "DS_ACCELERATOR": "cpu"},
-    )
-    assert done.returncode == 0 and "DeepSpeed" in done.stdout, done.stderr[-2000:]
-    zero = weights(tmp_path / "zero")
-    assert max((one[name] - zero[name]).abs().max() for name in one) < 1e-3 * moved
+    assert moved > 0.05 and engine == "InternVLForConditionalGeneration"
+
+    def same(other):
+        return max((one[name] - other[name]).abs().max() for name in one) < 1e-3 * moved
+
+    four, _ = run("four", 2, 4)
+    assert same(four)
+    two, engine = run("two", 2, 2, "--use_cpu", "True", "--ddp_backend", "gloo", processes=2)
+    assert same(two) and engine == "DistributedDataParallel"
+    for stage in (1, 3):
+        config = ROOT / "internvl_chat" / f"zero_stage{stage}_config.json"
+        zero, engine = run(f"zero{stage}", 2, 4, "--deepspeed", config, processes=1)
+        assert same(zero) and engine == "DeepSpeedEngine"
     # The checkpoint has all that scoring and serving need, and the labels were learned.
-    [[score]] = Prm.load(str(tmp_path / "one"), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
-    [[before]] = Prm.load(str(desk), "\n\n").score("what?", [str(tmp_path / "p.png")], [["step 0"]])
+    [[score]] = Prm.load(str(tmp_path / "four"), "\n\n").score("what 1?", [str(tmp_path / "p.png")], [["step 0"]])
+    [[before]] = Prm.load(str(desk), "\n\n").score("what 1?", [str(tmp_path / "p.png")], [["step 0"]])
     assert abs(score - 0.9) < abs(before - 0.9) / 2
-    assert set(weights(tmp_path / "one")) == set(weights(desk))
-    assert json.loads((tmp_path / "one" / "config.json").read_text())["architectures"] == [
+    assert set(four) == set(weights(desk))
+    assert json.loads((tmp_path / "four" / "config.json").read_text())["architectures"] == [
         "InternVLForConditionalGeneration"
     ]
 
 
 @pytest.mark.slow
-def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on(desk, tmp_path):
-    meta = write_dataset(tmp_path, [prm_row(str(n), [0.9]) for n in range(4)])
-    flags = ["--freeze_backbone", "True", "--use_llm_lora", "4", "--freeze_mlp", "True", "--drop_path_rate", "0.1"]
-    first = finetune(
-        desk, meta, tmp_path / "out", *flags, "--max_steps", "2", "--save_steps", "1", "--grad_checkpoint", "True"
-    )
-    assert first.returncode == 0, first.stderr[-2000:]
+def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on_with_the_same_loss(desk, tmp_path):
+    rows = [prm_row(str(n), [n / 16, 1 - n / 16], question=f"what {n // 3}?") for n in range(16)]
+    meta = write_dataset(tmp_path, rows)
+    flags = ["--freeze_backbone", "True", "--use_llm_lora", "4", "--freeze_mlp", "True", "--grad_checkpoint", "True"]
+    flags += ["--save_steps", "1", "--per_device_train_batch_size", "4", "--max_steps"]
+    whole = finetune(desk, meta, tmp_path / "whole", *flags, "5")
+    first = finetune(desk, meta, tmp_path / "out", *flags, "3")
+    assert first.returncode == 0 and len(losses(first)) == 3, first.stderr[-2000:]
     before, after = weights(desk), weights(tmp_path / "out")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("language_model" in name and "_proj" in name for name in changed)
-    again = finetune(desk, meta, tmp_path / "out", *flags, "--max_steps", "4", "--save_steps", "1")
-    assert again.returncode == 0 and "'epoch': '4'" in again.stdout and "'epoch': '1'" not in again.stdout
-    nothing = finetune(
-        desk, meta, tmp_path / "n", "--freeze_backbone", "True", "--freeze_mlp", "True", "--freeze_llm", "True"
-    )
-    assert nothing.returncode == 2 and "nothing to train" in nothing.stderr
+    again = finetune(desk, meta, tmp_path / "out", *flags, "5", "--eval_fraction", "0")
+    assert losses(first) + losses(again) == losses(whole) and len(losses(whole)) == 5
+
+
+@pytest.mark.slow
+def test_held_out_problems_are_evaluated_and_curves_written(desk, tmp_path):
+    rows = [prm_row(str(n), [n % 2], question=f"what {n}?") for n in range(12)]
+    flags = ["--eval_fraction", "0.25", "--drop_path_rate", "0.1", "--num_train_epochs", "2", "--skip_bad_rows", "1"]
+    meta = write_dataset(tmp_path, [*rows, prm_row("bad", [2])])
+    done = finetune(desk, meta, tmp_path / "out", *flags, "--report_to", "tensorboard")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "bad row left out (1 of 1 allowed)" in done.stdout and "training prm on 9 rows" in done.stdout
+    for word in ("eval_loss", "eval_accuracy_right", "eval_accuracy_wrong", "eval_auroc"):
+        assert done.stdout.count(word) == 2, word
+    for word in ("labels_per_second", "tokens_per_second", "peak_memory_gib"):
+        assert done.stdout.count(word) == 4, word
+    assert list((tmp_path / "out" / "runs").rglob("events.*"))
+
+
+def test_label_metrics_by_hand():
+    scores, labels = torch.tensor([0.9, 0.6, 0.4, 0.6, 0.1]), torch.tensor([1.0, 0.5, 0.75, 0.25, 0.0])
+    # Right: 0.9, 0.6, 0.4; wrong: 0.6, 0.1. Of six pairs 0.9 wins 2, 0.6 wins 1 and ties 1, 0.4 wins 1.
+    expected = {"accuracy_right": 2 / 3, "accuracy_wrong": 0.5, "auroc": 4.5 / 6}
+    assert label_metrics(scores, labels) == pytest.approx(expected)
+    assert math.isnan(label_metrics(scores, torch.ones(5))["auroc"])
+    assert math.isnan(label_metrics(scores, torch.zeros(5))["auroc"])
+
+
+def test_flops_and_memory_by_hand(desk):
+    model = load_model(str(desk), torch.float32)
+    model.model.vision_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(False)
+    tower, text = (parameter_count(part) for part in (model.model.vision_tower, model.model.language_model.layers))
+    # Frozen tower: forward alone, 64 patches a tile; language model: forward and twice as much backward.
+    assert flops_of_micro_batch(model, tokens=10, tiles=2) == 2 * 128 * tower + 6 * 10 * text
+    for part in (model.model.language_model, model.lm_head):
+        part.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)  # gradients pass through the frozen language model
+    assert flops_of_micro_batch(model, tokens=10, tiles=0) == 4 * 10 * text
+    memory = zero_memory(parameters=2**30, trained=2**29, processes=4)
+    assert memory == {1: 2 + 1 + 6 / 4, 2: 2 + 7 / 4, 3: 9 / 4}
+
+
+def test_a_dry_run_counts_without_weights(desk, tmp_path, capsys):
+    meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5, 1]), prm_row("b", [0, 0.25, 1]), prm_row("c", [0], None)])
+    (tmp_path / "shapes").mkdir()
+    for path in desk.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path / "shapes")
+    flags = ["--output_dir", tmp_path / "out", "--dry_run", "True", "--per_device_train_batch_size", 2]
+    run_main("--model_name_or_path", tmp_path / "shapes", "--meta_path", meta, *flags, "--num_train_epochs", 3)
+    said = capsys.readouterr().out
+    lengths = [batch["input_ids"].shape[1] for batch in batches(desk, meta, [1, 1, 1])]
+    assert f"{min(lengths)} / {sorted(lengths)[1]} / {max(lengths)}; in all {sum(lengths)}" in said
+    # "a" is a beginning of "b": packed, it takes no token of its own.
+    assert f"this process's share of an epoch {lengths[1] + lengths[2]}" in said
+    assert "3 paths of 2 problems" in said and "targets: 6; cut off by --max_seq_length: 0" in said
+    assert "labels: mean 0.458; 3 of 0.5 or more, 3 below" in said
+    assert "steps: 6 of up to 2 paths = 2 per process x 1 processes x 1 accumulation steps" in said
+    assert f"parameters: {sum(tensor.numel() for tensor in weights(desk).values()):,}" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_without_the_marker_gets_it_and_the_other_ids_stay(desk):
+    texts = [f"Question: what is {n}?\nProcess: Yes or No" for n in range(50)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_model, "SPECIAL", [token for token in make_model.SPECIAL if token != "<prm>"])
+        tokenizer = make_model.make_tokenizer(texts)
+    model, before = make_model.make_model(tokenizer, seed=0), tokenizer.get_vocab()
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    with pytest.raises(BadInput, match="lacks the token.s. <prm>"):
+        Encoder(tokenizer)
+    Encoder(tokenizer, marker=False)
+    for _ in range(2):  # once more changes nothing
+        internvl_chat_finetune.add_marker(model, tokenizer)
+        grown = model.get_input_embeddings().weight
+        assert tokenizer.get_vocab() == before | {"<prm>": len(before)} and len(grown) == len(before) + 1
+        assert model.lm_head.weight.shape == grown.shape and model.config.text_config.vocab_size == len(grown)
+    assert torch.equal(grown[:-1], embedding)
+    torch.testing.assert_close(grown[-1], embedding.mean(0), atol=1e-2, rtol=0)
+    assert Encoder(tokenizer).prm("Question: a\nProcess: b<prm>", []).input_ids.count(len(before)) == 1
+    # An embedding with a spare row, as padded vocabularies have, stays as it is.
+    spare = make_model.make_tokenizer([*texts], vocab_size=700)
+    model = make_model.make_model(tokenizer, seed=0)
+    model.resize_token_embeddings(len(spare) + 5)
+    internvl_chat_finetune.add_marker(model, spare)
+    assert len(model.get_input_embeddings().weight) == len(spare) + 5
+
+
+def test_bad_rows_may_be_left_out_up_to_a_number(tmp_path, capsys):
+    meta = write_dataset(tmp_path, [prm_row("good", [0.5]), prm_row("high", [1.5]), prm_row("gone", [1], "gone.png")])
+    with pytest.raises(BadInput) as error:
+        read_rows(meta, "prm", 0, skip_bad_rows=1)
+    assert len(error.value.problems) == 2
+    assert [row.id for row in read_rows(meta, "prm", 0, skip_bad_rows=2)] == ["good"]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "record 2 (id high)" in said[0] and "gone.png" in said[1]
+    # The file's length is no row.
+    meta = write_dataset(tmp_path, [prm_row("good", [0.5])], length=2)
+    with pytest.raises(BadInput, match="length is 2, but it has 1 rows"):
+        read_rows(meta, "prm", 0, skip_bad_rows=9)
+
+
+def test_nothing_to_train_and_bad_fractions_are_refused(desk, tmp_path):
+    meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
+    flags = ["--model_name_or_path", desk, "--meta_path", meta, "--output_dir", tmp_path / "o"]
+    frozen = [word for part in ("backbone", "mlp", "llm") for word in (f"--freeze_{part}", "True")]
+    for more, message in (
+        (frozen, "nothing to train"),
+        (["--eval_fraction", "1.5"], "--eval_fraction 1.5"),
+        (["--eval_fraction", "0.5"], "holds out all 1 problems"),
+        (["--max_seq_length", "0"], "--max_seq_length"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            run_main(*flags, *more)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_wrong_tile_size_or_checkpoint_is_refused_before_training(desk, tmp_path):
@@ -264,11 +401,11 @@ def test_the_scoring_script_writes_one_number_per_step(desk, tmp_path):
     record["solutions_splits"] = [["3 + 3 = 6", "6"], []]
     (tmp_path / "r.json").write_text(json.dumps([record]))
     args = ["eval/prm/evaluate_prm.py", "--checkpoint", desk, "--input_file", tmp_path / "r.json", "--output_file"]
-    done = run_script(*args, tmp_path / "blank.json")
+    done = run_forked(*args, tmp_path / "blank.json")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert run_script(*args, tmp_path / "bare.json", "--step_separator", "").returncode == 0
+    assert run_forked(*args, tmp_path / "bare.json", "--step_separator", "").returncode == 0
     blank, bare = (json.loads((tmp_path / f"{name}.json").read_text())[0]["prm_scores"] for name in ("blank", "bare"))
     assert [len(scores) for scores in blank] == [2, 0] and blank[0][0] == bare[0][0] and blank[0][1] != bare[0][1]
     (tmp_path / "r.json").write_text(json.dumps([{**record, "image_path": "gone.png"}]))
-    done = run_script(*args, tmp_path / "o.json")
+    done = run_forked(*args, tmp_path / "o.json")
     assert done.returncode == 2 and "record 1 (id a): field 'image_path'" in done.stderr

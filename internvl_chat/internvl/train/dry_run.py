@@ -10,7 +10,7 @@ import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from internvl.train.batches import Collator, MicroBatches
-from internvl.train.dataset import Row
+from internvl.train.dataset import Row, by_problem
 from internvl.train.trainer import parameter_count
 
 
@@ -53,7 +53,7 @@ def report(rows: list[Row], held_out: list[Row], collator: Collator, model: Any,
     tokens = [len(batch["subtree_end"]) for batch in single]
     targets = torch.cat([batch["targets"] for batch in single]).float()
     lines = [
-        f"{len(rows):,} paths of {len(set(map(id, batches.groups))):,} groups"
+        f"{len(rows):,} paths of {len(by_problem(rows)):,} problems"
         + (f", {len(held_out):,} paths held out" if held_out else ""),
         f"tokens of a path (least / median / most): {spread(tokens)}; in all {sum(tokens):,}",
         f"tokens of a micro-batch: {spread(packed)}; this process's share of an epoch {sum(packed):,}",
@@ -73,6 +73,6 @@ def report(rows: list[Row], held_out: list[Row], collator: Collator, model: Any,
     kept = max(packed) * text.num_hidden_layers * text.hidden_size * 2 / 2**30
     lines.append(f"parameters: {parameters:,}, trained {trained:,}")
     for stage, size in zero_memory(parameters, trained, args.world_size).items():
-        lines.append(f"memory per GPU, ZeRO-{stage}: {size:.1f} GiB for weights, gradients and Adam's state")
+        lines.append(f"memory per GPU, ZeRO-{stage}: {size:.2f} GiB for weights, gradients and Adam's state")
     lines.append(f"and {kept:.2f} GiB for the inputs of the longest micro-batch's layers (with --grad_checkpoint)")
     return lines
