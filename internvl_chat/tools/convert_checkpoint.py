@@ -1,0 +1,525 @@
+"""Turn an original InternVL2.5 checkpoint (InternVLChatModel) into the native transformers format, or back.
+
+    python internvl_chat/tools/convert_checkpoint.py --input_dir InternVL2_5-38B --output_dir InternVL2_5-38B-native
+    python internvl_chat/tools/convert_checkpoint.py --input_dir mm_prm --output_dir mm_prm-original --to original
+
+Only names and layouts change: every weight keeps its numbers and dtype, every text its token ids. No remote code runs
+or is copied: to be loaded, an original folder needs the *.py files of the published one. Unknown, missing and misshapen
+weights are refused by name before anything is written. Works shard by shard. Stopped at any point, the same command
+goes on: a shard that is there is compared with the input and kept if it is the same. config.json is written last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from convert_tokenizer import (
+    KEPT,
+    keep_small_files,
+    native_processor,
+    optional_json,
+    original_preprocessor,
+    write_original_tokenizer,
+)
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transformers.utils import logging
+
+from mm_prm import cli
+from mm_prm.cli import BadInput, Fault
+from mm_prm.prm_format import TURN_END
+from mm_prm.prm_model import load_processor
+from mm_prm.records import read_json, write_atomic, write_json
+
+INDEX = "model.safetensors.index.json"
+HEAD, EMBEDDING = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+
+Split = Callable[[Tensor], list[Tensor]]
+Fuse = Callable[[list[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One original weight and the native weights it holds. split and fuse turn one into the other."""
+
+    original: str
+    natives: tuple[str, ...]
+    split: Split = lambda weight: [weight]
+    fuse: Fuse = lambda parts: parts[0]
+
+
+# ---------------------------------------------------------------- which weight is which
+
+
+def vision_blocks(config: InternVLConfig) -> Iterator[Block]:
+    """InternViT: one fused qkv where the native model has three projections."""
+    vision = config.vision_config
+    old, new = "vision_model.embeddings", "vision_tower.embeddings"
+    yield Block(f"{old}.class_embedding", (f"{new}.cls_token",))
+    yield Block(f"{old}.position_embedding", (f"{new}.position_embeddings",))
+    yield from renamed(f"{old}.patch_embedding", f"{new}.patch_embeddings.projection", ("weight", "bias"))
+    norm = ("weight", "bias") if vision.norm_type == "layer_norm" else ("weight",)
+    for layer in range(vision.num_hidden_layers):
+        old, new = f"vision_model.encoder.layers.{layer}", f"vision_tower.encoder.layer.{layer}"
+        for part in ("weight", "bias") if vision.attention_bias else ("weight",):
+            natives = tuple(f"{new}.attention.{name}_proj.{part}" for name in "qkv")
+            yield Block(f"{old}.attn.qkv.{part}", natives, lambda fused: list(fused.chunk(3)), torch.cat)
+        yield from renamed(f"{old}.attn.proj", f"{new}.attention.projection_layer", ("weight", "bias"))
+        for name in ("q_norm", "k_norm") if vision.use_qk_norm else ():
+            yield from renamed(f"{old}.attn.{name}", f"{new}.attention.{name}", ("weight",))
+        for name in ("mlp.fc1", "mlp.fc2"):
+            yield from renamed(f"{old}.{name}", f"{new}.{name}", ("weight", "bias"))
+        yield from renamed(f"{old}.norm1", f"{new}.layernorm_before", norm)
+        yield from renamed(f"{old}.norm2", f"{new}.layernorm_after", norm)
+        yield from (Block(f"{old}.ls{n}", (f"{new}.lambda_{n}",)) for n in (1, 2))
+
+
+def renamed(original: str, native: str, parts: tuple[str, ...]) -> Iterator[Block]:
+    return (Block(f"{original}.{part}", (f"{native}.{part}",)) for part in parts)
+
+
+def projector_blocks(config: InternVLConfig) -> Iterator[Block]:
+    for number, native in ((0, "layer_norm"), (1, "linear_1"), (3, "linear_2")):
+        yield from renamed(f"mlp1.{number}", f"multi_modal_projector.{native}", ("weight", "bias"))
+
+
+def qwen2_blocks(config: InternVLConfig) -> Iterator[Block]:
+    """The native model has the same names and layouts."""
+    text, model = config.text_config, "language_model.model"
+    same = [f"{model}.embed_tokens.weight", f"{model}.norm.weight", HEAD]
+    for layer in range(text.num_hidden_layers):
+        names = [f"self_attn.{name}_proj.{part}" for name in "qkv" for part in ("weight", "bias")]
+        names += ["self_attn.o_proj.weight", *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))]
+        names += ["input_layernorm.weight", "post_attention_layernorm.weight"]
+        same += [f"{model}.layers.{layer}.{name}" for name in names]
+    yield from (Block(name, (name,)) for name in same)
+
+
+def internlm2_blocks(config: InternVLConfig) -> Iterator[Block]:
+    """InternLM2 is a Llama whose q, k and v are one weight, laid out per KV head as (q, ..., q, k, v)."""
+    text, model = config.text_config, "language_model.model"
+    width = text.hidden_size // text.num_attention_heads
+    queries = text.num_attention_heads // text.num_key_value_heads
+
+    def split(fused: Tensor) -> list[Tensor]:
+        heads = fused.view(text.num_key_value_heads, queries + 2, width, *fused.shape[1:])  # kv_head part width hidden
+        return [part.reshape(-1, *fused.shape[1:]) for part in (heads[:, :-2], heads[:, -2], heads[:, -1])]
+
+    def fuse(parts: list[Tensor]) -> Tensor:
+        heads = [part.view(text.num_key_value_heads, -1, width, *part.shape[1:]) for part in parts]
+        return torch.cat(heads, dim=1).flatten(0, 2)
+
+    yield Block(f"{model}.tok_embeddings.weight", (f"{model}.embed_tokens.weight",))
+    yield Block(f"{model}.norm.weight", (f"{model}.norm.weight",))
+    yield Block("language_model.output.weight", (HEAD,))
+    bias = ("weight", "bias") if text.attention_bias else ("weight",)
+    plain = {"feed_forward.w1": "mlp.gate_proj", "feed_forward.w3": "mlp.up_proj"}
+    plain |= {"feed_forward.w2": "mlp.down_proj", "attention_norm": "input_layernorm"}
+    plain |= {"ffn_norm": "post_attention_layernorm"}
+    for layer in range(text.num_hidden_layers):
+        at = f"{model}.layers.{layer}"
+        for part in bias:
+            natives = tuple(f"{at}.self_attn.{name}_proj.{part}" for name in "qkv")
+            yield Block(f"{at}.attention.wqkv.{part}", natives, split, fuse)
+        yield from renamed(f"{at}.attention.wo", f"{at}.self_attn.o_proj", bias)
+        for old, new in plain.items():
+            yield from renamed(f"{at}.{old}", f"{at}.{new}", ("weight",))
+
+
+TEXT_BLOCKS = {"qwen2": qwen2_blocks, "llama": internlm2_blocks}  # by the native text model's type
+
+
+def blocks(config: InternVLConfig) -> list[Block]:
+    text = TEXT_BLOCKS[config.text_config.model_type]
+    return [*vision_blocks(config), *projector_blocks(config), *text(config)]
+
+
+def native_shapes(config: InternVLConfig) -> dict[str, list[int]]:
+    """Name, as saved, and shape of every weight of the native model."""
+    with torch.device("meta"):
+        weights = InternVLForConditionalGeneration(config).state_dict()
+    return {saved_name(name): list(weight.shape) for name, weight in weights.items()}
+
+
+def saved_name(name: str) -> str:
+    """transformers keeps the names of its older layout on disk, which vLLM reads."""
+    if name.startswith("lm_head"):
+        return f"language_model.{name}"
+    if name.startswith("model.language_model."):
+        return name.replace("model.language_model.", "language_model.model.", 1)
+    return name.removeprefix("model.")
+
+
+# ---------------------------------------------------------------- configs
+
+VISION_FIELDS = {  # original -> native: the same meaning; and the original class's default
+    "hidden_size": ("hidden_size", 3200),
+    "num_hidden_layers": ("num_hidden_layers", 48),
+    "num_attention_heads": ("num_attention_heads", 25),
+    "intermediate_size": ("intermediate_size", 12800),
+    "hidden_act": ("hidden_act", "gelu"),
+    "layer_norm_eps": ("layer_norm_eps", 1e-6),
+    "num_channels": ("num_channels", 3),
+    "norm_type": ("norm_type", "rms_norm"),
+    "qkv_bias": ("attention_bias", False),
+    "qk_normalization": ("use_qk_norm", True),
+    "initializer_range": ("initializer_range", 0.02),
+    "initializer_factor": ("layer_scale_init_value", 0.1),
+}
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+TEXT_FIELDS = {  # the same name in both; the default of both original classes
+    "num_key_value_heads": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+WINDOW = ("use_sliding_window", "sliding_window", "max_window_layers")  # Qwen2, in use or not
+FAMILIES = {"qwen2": "qwen2", "internlm2": "llama"}  # original text model -> native
+ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "internlm2": "InternLM2ForCausalLM"}
+REMOTE = {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}
+REMOTE |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_internvl_chat.InternVLChatModel")
+
+
+def original_family(original: dict[str, Any], path: Path) -> str:
+    """`qwen2` or `internlm2`. Raises BadInput that names each field this converter cannot honour."""
+    if original.get("model_type") != "internvl_chat":
+        raise BadInput(f"{path}: field 'model_type': {original.get('model_type')!r} is not 'internvl_chat'")
+    if lacking := [name for name in ("llm_config", "vision_config") if not isinstance(original.get(name), dict)]:
+        raise BadInput(*(f"{path}: field {name!r} is missing" for name in lacking))
+    text, vision = original["llm_config"], original["vision_config"]
+    named = (text.get("architectures") or [None])[0]  # what the original goes by
+    family = next((key for key, name in ARCHITECTURES.items() if name == named), text.get("model_type"))
+    wrong = [f"field 'llm_config.{name}' is missing" for name in SIZES if not isinstance(text.get(name), int)]
+    if family not in FAMILIES:
+        wrong.append(f"field 'llm_config.model_type': {family!r} is not one of {', '.join(FAMILIES)}")
+    # Trimmed files leave it out; every InternVL2.5 is a v2 (the class's default, v1, is older than these models).
+    if original.get("ps_version", "v2") != "v2":
+        wrong.append(f"field 'ps_version': {original['ps_version']!r} is not 'v2'")
+    if vision.get("qk_normalization", True) and vision.get("layer_norm_eps", 1e-6) != 1e-6:
+        wrong.append("field 'vision_config.layer_norm_eps': the native QK norm knows 1e-6 only")
+    if wrong:
+        raise BadInput(*(f"{path}: {line}" for line in wrong))
+    return family
+
+
+def tile_size(original: dict[str, Any]) -> int:
+    """Pixels of a tile's side."""
+    return original.get("force_image_size") or original["vision_config"].get("image_size", 224)
+
+
+def number(value: Any, default: Any) -> Any:
+    return float(value) if isinstance(default, float) else value  # 1 for 1.0, which the native config refuses
+
+
+def native_config(original: dict[str, Any], family: str, image_token_id: int) -> InternVLConfig:
+    text, vision = original["llm_config"], original["vision_config"]
+    native_text = {name: text[name] for name in SIZES}
+    native_text |= {name: number(text.get(name, default), default) for name, default in TEXT_FIELDS.items()}
+    native_text["num_key_value_heads"] = text.get("num_key_value_heads") or text["num_attention_heads"]
+    tied = bool(text.get("tie_word_embeddings", False))  # the whole model's own field is not looked at
+    native_text |= {"model_type": FAMILIES[family], "tie_word_embeddings": tied}
+    if family == "internlm2":
+        native_text["attention_bias"] = text.get("bias", True)
+    elif text.get("use_sliding_window"):
+        native_text |= {name: text[name] for name in WINDOW if name in text}
+    scaling = dict(text.get("rope_scaling") or {})
+    kind = scaling.pop("type", "default")
+    rope = {"rope_type": scaling.pop("rope_type", kind), "rope_theta": float(text.get("rope_theta", 10000))}
+    patch = vision.get("patch_size", 14)
+    native_vision = {
+        native: number(vision.get(old, default), default) for old, (native, default) in VISION_FIELDS.items()
+    }
+    native_vision |= {"image_size": [vision.get("image_size", 224)] * 2, "patch_size": [patch] * 2}
+    ratio = float(original.get("downsample_ratio", 0.5))
+    return InternVLConfig(
+        vision_config=native_vision,
+        text_config={**native_text, "rope_parameters": {**scaling, **rope}},
+        image_token_id=image_token_id,
+        image_seq_length=int((tile_size(original) // patch) ** 2 * ratio**2),
+        downsample_ratio=ratio,
+        vision_feature_layer=original.get("select_layer", -1),
+        tie_word_embeddings=tied,
+        dtype=original.get("torch_dtype") or original.get("dtype") or "bfloat16",
+        architectures=["InternVLForConditionalGeneration"],
+    )
+
+
+def original_config(config: InternVLConfig, images: Any, kept: dict[str, Any]) -> dict[str, Any]:
+    """The original config.json of a native checkpoint. images: its image processor; kept: what it once came from."""
+    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    family = next(old for old, new in FAMILIES.items() if new == text["model_type"])
+    rope = dict(text["rope_parameters"])
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
+    dtype = {"torch_dtype": str(config.dtype or "bfloat16").removeprefix("torch.")}
+    llm = {name: text[name] for name in (*SIZES, *TEXT_FIELDS)}
+    llm |= {"model_type": family, "architectures": [ARCHITECTURES[family]], "rope_theta": theta}
+    llm |= {"rope_scaling": None if kind == "default" else {"type": kind, **rope}}
+    llm |= {"tie_word_embeddings": config.tie_word_embeddings}
+    if family == "internlm2":
+        llm["bias"] = text["attention_bias"]
+    elif text["use_sliding_window"]:
+        llm |= {name: text[name] for name in WINDOW}
+    tower = {name: vision[native] for name, (native, _) in VISION_FIELDS.items()}
+    tower |= {"model_type": "intern_vit_6b", "architectures": ["InternVisionModel"]}
+    tower |= {"image_size": vision["image_size"][0], "patch_size": vision["patch_size"][0]}
+    chat = {"model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "auto_map": REMOTE}
+    chat |= {"template": "internvl2_5", "ps_version": "v2", "downsample_ratio": config.downsample_ratio}
+    chat |= {"select_layer": config.vision_feature_layer, "force_image_size": images.size["height"]}
+    chat |= {"dynamic_image_size": images.crop_to_patches, "use_thumbnail": getattr(images, "use_thumbnail", True)}
+    if images.crop_to_patches:
+        chat |= {"min_dynamic_patch": images.min_patches, "max_dynamic_patch": images.max_patches}
+    known = {name: kept[name] for name in ("auto_map", "template") if name in kept}
+    kept_llm, kept_tower = kept.get("llm_config", {}), kept.get("vision_config", {})
+    return {**kept, **chat, **known, **dtype} | {
+        "llm_config": {**kept_llm, **llm, **dtype},
+        "vision_config": {**kept_tower, **tower, **dtype},
+    }
+
+
+# ---------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a weight is, and what its file's header says of it."""
+
+    path: Path
+    shape: list[int]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight to write: the weights it is made of, and how."""
+
+    name: str
+    sources: tuple[str, ...]
+    make: Callable[[list[Tensor]], Tensor] = field(compare=False)
+
+
+def native_weights(layout: list[Block]) -> Iterator[Weight]:
+    for block in layout:
+        for part, name in enumerate(block.natives):
+            yield Weight(name, (block.original,), lambda fused, block=block, part=part: block.split(fused[0])[part])
+
+
+def original_weights(layout: list[Block]) -> Iterator[Weight]:
+    for block in layout:
+        yield Weight(block.original, block.natives, block.fuse)
+
+
+def stored_weights(folder: Path) -> dict[str, Stored]:
+    """Every weight of a folder. Raises BadInput when there is none, a shard is not there, or one cannot be read."""
+    listed = optional_json(folder / INDEX).get("weight_map", {})
+    files = sorted({folder / name for name in listed.values()} or folder.glob("*.safetensors"))
+    if not files:
+        raise BadInput(f"{folder}: holds no *.safetensors")
+    found, bad = {}, []
+    for path in files:
+        try:
+            with safe_open(path, "pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 (no mapping)
+                    if name in found:
+                        bad.append(f"{path}: weight {name} is in {found[name].path.name} as well")
+                    header = shard.get_slice(name)
+                    found[name] = Stored(path, header.get_shape(), header.get_dtype())
+        except (SafetensorError, OSError) as error:
+            bad.append(f"{path}: cannot be read as safetensors ({error})")
+    if bad:
+        raise BadInput(*bad)
+    return found
+
+
+def check_weights(folder: Path, found: dict[str, Stored], layout: list[Block], shapes: dict[str, list[int]], to: str):
+    """Raises BadInput naming every weight that is missing, has no place, or has another shape than the model's."""
+    expected = shapes
+    if to == "native":  # a fused weight is as long as its parts together
+        rows = {block: sum(shapes[name][0] for name in block.natives) for block in layout}
+        expected = {block.original: [rows[block], *shapes[block.natives[0]][1:]] for block in layout}
+    lines = [f"{folder}: weight {name} is missing" for name in sorted(expected.keys() - found.keys())]
+    lines += [f"{found[name].path}: weight {name} has no place here" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name].shape != expected[name]:
+            lines.append(f"{found[name].path}: weight {name} is {found[name].shape}, expected {expected[name]}")
+    for block in layout if to == "original" and not lines else ():
+        if len({found[name].dtype for name in block.natives}) > 1:
+            lines.append(f"{folder}: weights {', '.join(block.natives)} are of several dtypes")
+    if lines:
+        raise BadInput(*lines)
+
+
+def read(stored: Stored, name: str) -> Tensor:
+    with safe_open(stored.path, "pt") as shard:
+        return shard.get_tensor(name)
+
+
+def check_tied(found: dict[str, Stored], embedding: str, head: str) -> None:
+    """A head that is saved although it is tied must hold the same numbers: the original would use one of the two."""
+    if not torch.equal(read(found[embedding], embedding), read(found[head], head)):
+        raise BadInput(f"{found[head].path}: weight {head} is not {embedding}, but 'tie_word_embeddings' is true")
+
+
+def by_shard(weights: Iterator[Weight], found: dict[str, Stored]) -> dict[str, list[Weight]]:
+    """Weights to write by file name: that of the file their first source is in."""
+    shards = defaultdict(list)
+    for weight in weights:
+        shards[found[weight.sources[0]].path.name].append(weight)
+    return dict(sorted(shards.items()))
+
+
+def made(weight: Weight, found: dict[str, Stored]) -> Tensor:
+    # The clone of a part lets go of the fused weight, and may be saved beside the other parts.
+    return weight.make([read(found[name], name) for name in weight.sources]).clone(
+        memory_format=torch.contiguous_format
+    )
+
+
+def is_finished(target: Path, weights: list[Weight], found: dict[str, Stored]) -> bool:
+    """Whether this very shard is there: by its content, since two trainings give shards of the same names and sizes."""
+    try:
+        with safe_open(target, "pt") as shard:
+            if set(shard.keys()) != {weight.name for weight in weights}:
+                return False
+            return all(same_bytes(shard.get_tensor(weight.name), made(weight, found)) for weight in weights)
+    except (SafetensorError, OSError):
+        return False
+
+
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    same = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return same and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def write_shard(target: Path, weights: list[Weight], found: dict[str, Stored]) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")  # always the same name: what a kill leaves is written over
+    try:
+        save_file({weight.name: made(weight, found) for weight in weights}, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise Fault(f"{temporary}: cannot be written ({error})") from None
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)  # safetensors makes it private
+    os.replace(temporary, target)
+
+
+def write_weights(output: Path, shards: dict[str, list[Weight]], found: dict[str, Stored]) -> None:
+    """Write every shard that is not finished, and the index."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").unlink(missing_ok=True)  # a half-made folder cannot be loaded
+    for count, (name, weights) in enumerate(shards.items(), 1):
+        finished = is_finished(output / name, weights, found)
+        if not finished:
+            write_shard(output / name, weights, found)
+        print(f"shard {count} of {len(shards)}: {name} {'was there' if finished else 'written'}", flush=True)
+    total = sum((output / name).stat().st_size for name in shards)
+    index = {weight.name: name for name, weights in shards.items() for weight in weights}
+    (output / INDEX).unlink(missing_ok=True)
+    if len(shards) > 1:
+        write_json(output / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+
+
+def check_output(source: Path, output: Path, shards: dict[str, list[Weight]]) -> None:
+    if output.resolve() == source.resolve():
+        raise BadInput(f"--output_dir: {output} is the input folder")
+    # A loader without an index reads every *.safetensors it sees.
+    if strange := sorted({path.name for path in output.glob("*.safetensors")} - shards.keys()):
+        raise BadInput(*(f"{output / name}: is no shard of this checkpoint; remove it" for name in strange))
+
+
+# ---------------------------------------------------------------- a whole folder
+
+
+def convert_weights(source: Path, output: Path, config: InternVLConfig, to: str) -> None:
+    """Check everything, then write the weights."""
+    found, layout, shapes = stored_weights(source), blocks(config), native_shapes(config)
+    head = next(block for block in layout if block.natives == (HEAD,))
+    saved = head.original if to == "native" else HEAD
+    if config.tie_word_embeddings and saved not in found:
+        layout.remove(head)
+        del shapes[HEAD]
+    check_weights(source, found, layout, shapes, to)
+    if config.tie_word_embeddings and saved in found:
+        embedding = next(block for block in layout if block.natives == (EMBEDDING,))
+        check_tied(found, embedding.original if to == "native" else EMBEDDING, saved)
+    shards = by_shard({"native": native_weights, "original": original_weights}[to](layout), found)
+    check_output(source, output, shards)
+    write_weights(output, shards, found)
+
+
+def to_native(source: Path, output: Path) -> None:
+    original = read_json(source / "config.json")
+    family = original_family(original, source / "config.json")
+    patch, ratio = original["vision_config"].get("patch_size", 14), original.get("downsample_ratio", 0.5)
+    size = tile_size(original)
+    processor = native_processor(source, family, original, size, int((size // patch) ** 2 * ratio**2))
+    config = native_config(original, family, processor.image_token_id)
+    if len(processor.tokenizer) > config.text_config.vocab_size:
+        raise BadInput(f"{source}: {len(processor.tokenizer)} tokens, but 'llm_config.vocab_size' is smaller")
+    convert_weights(source, output, config, "native")
+    processor.save_pretrained(output)
+    write_json(output / "generation_config.json", native_generation(source, config, processor.tokenizer))
+    keep_small_files(source, output)
+    write_atomic(output / "config.json", config.to_json_string())
+
+
+def native_generation(source: Path, config: InternVLConfig, tokenizer: Any) -> dict[str, Any]:
+    """The original's settings; a turn's end stops, and so does all that stopped the original."""
+    settings, text = optional_json(source / "generation_config.json"), config.text_config
+    stops = [tokenizer.convert_tokens_to_ids(TURN_END)]
+    for stop in (settings.get("eos_token_id"), text.eos_token_id):
+        stops += stop if isinstance(stop, list) else [stop]
+    pads = (settings.get("pad_token_id"), tokenizer.pad_token_id)
+    settings["eos_token_id"] = [stop for stop in dict.fromkeys(stops) if stop is not None]
+    settings["pad_token_id"] = next((pad for pad in pads if pad is not None), None)
+    return {
+        name: value for name, value in settings.items() if name not in ("_from_model_config", "transformers_version")
+    }
+
+
+def to_original(source: Path, output: Path) -> None:
+    native = read_json(source / "config.json")
+    if native.get("model_type") != "internvl":
+        raise BadInput(f"{source / 'config.json'}: field 'model_type': {native.get('model_type')!r} is not 'internvl'")
+    config = InternVLConfig.from_pretrained(source)
+    family = next((old for old, new in FAMILIES.items() if new == config.text_config.model_type), None)
+    if family is None:
+        raise BadInput(f"{source / 'config.json'}: text model {config.text_config.model_type!r} has no original format")
+    if family == "internlm2" and not (source / KEPT / "tokenizer.model").exists():
+        line = f"{source / KEPT}: no such folder; copy that of the native checkpoint from which this one was trained"
+        raise BadInput(line)
+    images = load_processor(str(source)).image_processor
+    convert_weights(source, output, config, "original")
+    write_original_tokenizer(source, output, family)
+    if not (source / KEPT / "preprocessor_config.json").exists():
+        write_json(output / "preprocessor_config.json", original_preprocessor(images))
+    if not (source / KEPT / "generation_config.json").exists():
+        write_json(output / "generation_config.json", optional_json(source / "generation_config.json"))
+    write_json(output / "config.json", original_config(config, images, optional_json(source / KEPT / "config.json")))
+    print(f"{output}: take the *.py files from the published folder of this model")
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--input_dir", type=Path, required=True, help="checkpoint to read")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the other format")
+    parser.add_argument("--to", choices=("native", "original"), default="native", help="the format to write")
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    {"native": to_native, "original": to_original}[args.to](args.input_dir, args.output_dir)
+    print(f"{args.output_dir}: {args.to} checkpoint")
+
+
+if __name__ == "__main__":
+    cli.run(main)
