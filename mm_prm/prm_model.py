@@ -24,6 +24,8 @@ from mm_prm.cli import BadInput
 from mm_prm.packing import Packed, Segment, segments
 from mm_prm.prm_format import Encoder, prm_text, process_text
 
+KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
+
 
 def segment_attention(
     module: nn.Module,

@@ -493,7 +493,7 @@ def test_resume_after_kill(originals, natives, tmp_path):
     arguments = (SCRIPT, "--input_dir", originals["qwen2"], "--output_dir", tmp_path)
     assert run_forked(*arguments, before=die_at_second_shard).returncode == -signal.SIGKILL
     first = tmp_path / "model-00001-of-00002.safetensors"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".model-00002-of-00002.safetensors.tmp", first.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished", first.name]
     written = first.stat()
     run = run_forked(*arguments)
     assert run.returncode == 0, run.stderr

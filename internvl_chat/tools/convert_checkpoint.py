@@ -12,6 +12,7 @@ goes on: a shard that is there is compared with the input and kept if it is the 
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from typing import Any
 
 import torch
 from convert_tokenizer import (
-    KEPT,
     keep_small_files,
     native_processor,
     optional_json,
@@ -36,10 +36,11 @@ from transformers.utils import logging
 from mm_prm import cli
 from mm_prm.cli import BadInput, Fault
 from mm_prm.prm_format import TURN_END
-from mm_prm.prm_model import load_processor
+from mm_prm.prm_model import KEPT, load_processor
 from mm_prm.records import read_json, write_atomic, write_json
 
 INDEX = "model.safetensors.index.json"
+UNFINISHED = ".unfinished"  # a folder, for a killed safetensors leaves temporary files of its own names behind
 HEAD, EMBEDDING = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
 
 Split = Callable[[Tensor], list[Tensor]]
@@ -403,7 +404,8 @@ def same_bytes(one: Tensor, other: Tensor) -> bool:
 
 
 def write_shard(target: Path, weights: list[Weight], found: dict[str, Stored]) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")  # always the same name: what a kill leaves is written over
+    temporary = target.parent / UNFINISHED / target.name
+    temporary.parent.mkdir(exist_ok=True)
     try:
         save_file({weight.name: made(weight, found) for weight in weights}, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -418,16 +420,23 @@ def write_weights(output: Path, shards: dict[str, list[Weight]], found: dict[str
     """Write every shard that is not finished, and the index."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").unlink(missing_ok=True)  # a half-made folder cannot be loaded
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     for count, (name, weights) in enumerate(shards.items(), 1):
         finished = is_finished(output / name, weights, found)
         if not finished:
             write_shard(output / name, weights, found)
         print(f"shard {count} of {len(shards)}: {name} {'was there' if finished else 'written'}", flush=True)
-    total = sum((output / name).stat().st_size for name in shards)
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     index = {weight.name: name for name, weights in shards.items() for weight in weights}
     (output / INDEX).unlink(missing_ok=True)
     if len(shards) > 1:
+        total = sum(tensor_bytes(output / name) for name in shards)
         write_json(output / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+
+
+def tensor_bytes(path: Path) -> int:
+    with open(path, "rb") as file:  # the header's length in 8 bytes, the header, the tensors
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
 
 
 def check_output(source: Path, output: Path, shards: dict[str, list[Weight]]) -> None:

@@ -11,6 +11,7 @@ train_results.json is written last. An interrupted run goes on from its last che
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from internvl.train.dry_run import meta_model, report
 from internvl.train.trainer import FinetuneTrainer
 from mm_prm import cli
 from mm_prm.prm_format import MARKER
-from mm_prm.prm_model import load_config, load_model, load_processor, yes_no_ids
+from mm_prm.prm_model import KEPT, load_config, load_model, load_processor, yes_no_ids
 
 
 def configure_images(processor: Any, data: DataArguments, tile_size: int) -> None:
@@ -95,8 +96,11 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments) -> None:
-    """Write the finished checkpoint (adapters merged, in the training precision) beside its processor."""
+def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments, start: str) -> None:
+    """Write the finished checkpoint (adapters merged, in the training precision) beside its processor.
+
+    start: the checkpoint it was trained from; what that keeps of its original format is handed on.
+    """
     if not args.should_save:
         trainer.save_model(args.output_dir)  # every process takes part when the weights are spread over them
         return
@@ -109,6 +113,8 @@ def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments
             trainer.model.to(torch.bfloat16)
         trainer.save_model(args.output_dir)
     processor.save_pretrained(args.output_dir)
+    if (Path(start) / KEPT).exists():
+        shutil.copytree(Path(start) / KEPT, Path(args.output_dir) / KEPT, dirs_exist_ok=True)
 
 
 def add_marker(model: Any, tokenizer: Any) -> None:
@@ -161,7 +167,7 @@ def main() -> None:
     result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
     if dropped := int(trainer.seen[3]):
         print(f"{dropped} targets beyond --max_seq_length {data_args.max_seq_length} were dropped")
-    save_final(trainer, processor, args)
+    save_final(trainer, processor, args, model_args.model_name_or_path)
     result.metrics["engine"] = type(trainer.model_wrapped).__name__
     trainer.save_metrics("train", result.metrics, combined=False)
 

@@ -1,0 +1,237 @@
+"""What marker-only logits and problem packing are worth when a PRM is trained: labels per second and peak memory.
+
+    python benchmarks/train_prm.py                      # float32 and bfloat16, shapes scaled to a CPU
+    python benchmarks/train_prm.py --shape 8b --dtype bfloat16 --attention segments flex_attention    # on a GPU
+
+One problem at the paper's shape: a picture of 7 tiles (1,792 tokens), a question of 60 tokens, 9 paths of 8 steps of 50
+tokens, one label a step. The weights are random, the vision tower is frozen, no optimizer step is taken (it comes once
+for hundreds of paths and is the same in every row). All rows run in this process, one after the other, round after
+round; the fastest round of each counts.
+
+    released   one path per sequence, its picture encoded with it, logits of the whole vocabulary at every token
+    markers    one path per sequence, logits of Yes and No at the markers
+    packed     markers, and the problem's paths as one tree: picture, question and common steps once
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from internvl.train.trainer import PEAK_FLOPS, flops_of_micro_batch
+from torch import Tensor
+from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+from mm_prm import cli
+from mm_prm.packing import Packed
+from mm_prm.prm_format import Encoded
+from mm_prm.prm_model import row_tensors, soft_label_loss, with_position_logits
+
+TILES, TILE_TOKENS, QUESTION, PATHS, STEPS, STEP = 7, 256, 60, 9, 8, 50
+
+# language model: hidden, layers, heads, key heads, MLP, vocabulary; vision tower: hidden, layers, heads, MLP
+SHAPES = {
+    "cpu": ((896, 4, 14, 2, 4864, 25280), (1024, 4, 16, 4096)),  # 1b with a sixth of its layers and of its vocabulary
+    "1b": ((896, 24, 14, 2, 4864, 151674), (1024, 24, 16, 4096)),
+    "8b": ((4096, 32, 32, 8, 14336, 92553), (1024, 24, 16, 4096)),
+}
+
+
+def make_model(shape: str, dtype: torch.dtype, device: str) -> InternVLForConditionalGeneration:
+    (hidden, layers, heads, key_heads, mlp, vocabulary), (width, depth, vision_heads, vision_mlp) = SHAPES[shape]
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": vision_heads,
+            "intermediate_size": vision_mlp,
+            "image_size": 448,
+            "patch_size": 14,
+            "attention_bias": True,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "intermediate_size": mlp,
+            "vocab_size": vocabulary,
+            "tie_word_embeddings": False,
+        },
+        image_token_id=3,
+        image_seq_length=TILE_TOKENS,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = InternVLForConditionalGeneration._from_config(config, dtype=dtype)
+    model.model.vision_tower.requires_grad_(False)
+    return model.train()
+
+
+def paths(common_steps: int, seed: int) -> list[Encoded]:
+    """9 paths: three stems of `common_steps` steps (0: none), three continuations each; a marker ends every step."""
+    generator = random.Random(seed)
+
+    def steps(number: int) -> list[int]:
+        return [token for _ in range(number) for token in (*generator.choices(range(100, 20000), k=STEP - 1), 4)]
+
+    head = [3] * (TILES * TILE_TOKENS) + generator.choices(range(100, 20000), k=QUESTION)
+    found = []
+    for _ in range(3):
+        stem = steps(common_steps)
+        for _ in range(3):
+            ids = head + stem + steps(STEPS - common_steps)
+            found.append(Encoded(ids, [at for at, token in enumerate(ids) if token == 4]))
+    return found
+
+
+def reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the resident set's high-water mark starts anew
+
+
+def peak() -> float:
+    """GiB since `reset_peak`: of the GPU, or the resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def released(model: Any, problem: list[Encoded], pixels: Tensor) -> None:
+    for path in problem:
+        ids = torch.tensor([path.input_ids], device=pixels.device)
+        logits = type(model).forward(model, input_ids=ids, pixel_values=pixels, use_cache=False).logits.float()
+        backward(logits[0, path.marker_positions][:, [1, 2]], len(path.marker_positions))
+
+
+def separate(model: Any, problem: list[Encoded], pixels: Tensor) -> None:
+    for path in problem:
+        one_row(model, [path], pixels)
+
+
+def one_row(model: Any, problem: list[Encoded], pixels: Tensor) -> None:
+    row = Packed()
+    row.add(problem)
+    inputs = {name: tensor.to(pixels.device) for name, tensor in row_tensors(row, [pixels]).items()}
+    logits = model(**inputs, vocabulary=torch.tensor([1, 2], device=pixels.device))
+    backward(logits, len(row.columns))
+
+
+def backward(logits: Tensor, labels: int) -> None:
+    (soft_label_loss(logits, torch.full((labels,), 0.5, device=logits.device)) / labels).backward()
+
+
+def measure(run: Callable[[], None], model: Any) -> tuple[float, float]:
+    """(seconds, peak GiB) of one forward and backward over the problem."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)  # in every row the gradients are there already
+    reset_peak()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, peak()
+
+
+def head_memory(model: Any) -> tuple[float, float]:
+    """MiB of a path's logits and their gradient in float32: all tokens and words, and Yes and No at the markers."""
+    path = paths(0, seed=0)[0]
+    sizes = []
+    for positions, vocabulary in ((len(path.input_ids), None), (STEPS, torch.tensor([1, 2], device=model.device))):
+        hidden = torch.zeros(positions, model.lm_head.in_features, dtype=model.dtype, device=model.device)
+        with torch.no_grad():
+            logits = model.lm_head(hidden, vocabulary)
+        sizes.append(2 * logits.numel() * logits.element_size() / 2**20)
+    return sizes[0], sizes[1]
+
+
+def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = make_model(args.shape, dtype, device)
+    if args.grad_checkpoint:
+        model.gradient_checkpointing_enable()
+    pixels = torch.randn(TILES, 3, 448, 448, dtype=dtype, device=device)
+    with_position_logits(model)
+    rows: list[tuple[str, str, int, Any]] = [
+        ("released", "sdpa", args.common_steps, released),
+        ("markers", "segments", args.common_steps, separate),
+    ]
+    rows += [("packed", attention, args.common_steps, one_row) for attention in args.attention]
+    rows += [("packed, no common steps", args.attention[0], 0, one_row)]
+    best: dict[int, tuple[float, float]] = {}
+    for _ in range(args.rounds):
+        for number, (_, attention, common, run) in enumerate(rows):
+            problem = paths(common, seed=0)
+            model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
+            best[number] = min(
+                best.get(number, (float("inf"), 0.0)), measure(lambda r=run, p=problem: r(model, p, pixels), model)
+            )
+    whole, two = head_memory(model)
+    print(f"\nhead, a path's logits and their gradient: {whole:.1f} MiB released, {two:.4f} MiB at markers")
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    top = next((value for word, value in PEAK_FLOPS.items() if word in name), None)
+    table = []
+    for number, (title, attention, common, run) in enumerate(rows):
+        seconds, memory = best[number]
+        problem = paths(common, seed=0)
+        packed = Packed()
+        packed.add(problem)
+        tokens = len(packed.input_ids) if run is one_row else sum(len(path.input_ids) for path in problem)
+        flops = flops_of_micro_batch(model, tokens, TILES if run is one_row else TILES * PATHS)
+        table.append(
+            {
+                "row": title,
+                "attention": attention,
+                "tokens": tokens,
+                "labels_per_second": PATHS * STEPS / seconds,
+                "ratio": best[0][0] / seconds,
+                "peak_gib": memory,
+                **({"mfu": flops / seconds / top} if top else {}),
+            }
+        )
+    return table
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="cpu", help="model to build from random weights")
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], help="float32, bfloat16")
+    parser.add_argument("--attention", nargs="+", default=["segments"], help="segments, flex_attention (GPU)")
+    parser.add_argument("--common_steps", type=int, default=2, help="steps that paths have in common, by threes")
+    parser.add_argument("--rounds", type=cli.positive_int, default=2, help="times every row is run")
+    parser.add_argument("--grad_checkpoint", action="store_true", help="recompute activations, in every row")
+    parser.add_argument("--output_file", type=Path, help="JSON of the table")
+    args = parser.parse_args()
+    tables = {}
+    for dtype in args.dtype:
+        tables[dtype] = bench(args, getattr(torch, dtype))
+        print(f"\n{args.shape}, {dtype}, {torch.get_num_threads()} threads\n")
+        print("| row | attention | tokens | labels/s | ratio | peak GiB | MFU |\n|---|---|---|---|---|---|---|")
+        for row in tables[dtype]:
+            mfu = f"{row['mfu']:.2f}" if "mfu" in row else ""
+            print(
+                f"| {row['row']} | {row['attention']} | {row['tokens']:,} | {row['labels_per_second']:.2f} "
+                f"| {row['ratio']:.2f} | {row['peak_gib']:.2f} | {mfu} |",
+                flush=True,
+            )
+    if args.output_file:
+        args.output_file.write_text(json.dumps(tables, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)
