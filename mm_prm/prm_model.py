@@ -210,6 +210,17 @@ def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, li
     return tiles, [count * processor.image_seq_length for count in counts]
 
 
+def image_token_counts(processor: Any, paths: Sequence[str]) -> list[int]:
+    """The <IMG_CONTEXT> counts of `image_tiles`, from the images' sizes alone."""
+    counts = []
+    for path in paths:
+        with Image.open(path) as image:
+            tiles = processor.image_processor.get_number_of_image_patches(image.height, image.width)
+        thumbnail = getattr(processor.image_processor, "use_thumbnail", True)
+        counts.append((tiles if thumbnail or tiles == 1 else tiles - 1) * processor.image_seq_length)
+    return counts
+
+
 def row_tensors(row: Packed, tiles: Sequence[Tensor]) -> dict[str, Tensor]:
     """What `position_logits` takes; tiles: of the row's images, in their order."""
     return {

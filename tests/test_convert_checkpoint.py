@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import sys
 import unicodedata
 
 import pytest
@@ -15,14 +14,12 @@ import regex
 import sentencepiece
 import torch
 from conftest import ROOT, run_forked
+from convert_checkpoint import to_native, to_original
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import AutoProcessor, AutoTokenizer, GenerationConfig, InternVLForConditionalGeneration
-
-sys.path.insert(0, str(ROOT / "internvl_chat/tools"))
-from convert_checkpoint import to_native, to_original
 
 from mm_prm.cli import BadInput
 from mm_prm.prm_format import Encoder

@@ -22,7 +22,15 @@ from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
 from mm_prm.prm_format import Encoder
-from mm_prm.prm_model import Prm, load_model, load_processor, soft_label_loss, yes_no_ids
+from mm_prm.prm_model import (
+    Prm,
+    image_tiles,
+    image_token_counts,
+    load_model,
+    load_processor,
+    soft_label_loss,
+    yes_no_ids,
+)
 
 SCRIPT = "internvl_chat/internvl/train/internvl_chat_finetune.py"
 
@@ -317,6 +325,20 @@ def test_a_dry_run_counts_without_weights(desk, tmp_path, capsys):
     assert "steps: 6 of up to 2 paths = 2 per process x 1 processes x 1 accumulation steps" in said
     assert f"parameters: {sum(tensor.numel() for tensor in weights(desk).values()):,}" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("thumbnail", [True, False])
+def test_image_tokens_are_counted_from_sizes_as_from_pixels(desk, tmp_path, thumbnail):
+    processor = load_processor(str(desk))
+    processor.image_processor.crop_to_patches, processor.image_processor.max_patches = True, 6
+    processor.image_processor.use_thumbnail = thumbnail
+    paths = []
+    for width, height in ((112, 112), (40, 300), (500, 200), (225, 223), (1000, 100), (640, 480)):
+        paths.append(str(tmp_path / f"{width}.png"))
+        Image.new("RGB", (width, height)).save(paths[-1])
+    pixels, counts = image_tiles(processor, paths)
+    assert image_token_counts(processor, paths) == counts and sum(counts) == 16 * len(pixels)
+    assert min(counts) == 16 and len(set(counts)) > 2
 
 
 def test_a_tokenizer_without_the_marker_gets_it_and_the_other_ids_stay(desk):

@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from internvl.train.dataset import Row, by_problem
 from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded, Encoder
-from mm_prm.prm_model import image_tiles, row_tensors
+from mm_prm.prm_model import image_tiles, image_token_counts, row_tensors
 
 IMAGE_COST = 6000  # what a picture costs, in characters of text: some 1,800 tokens
 
@@ -88,17 +88,21 @@ class Collator:
     """Rows -> one packed row of tokens: what `position_logits` takes, and `targets`, one per wanted position.
 
     With `pack`, rows that read the same pictures are one tree and their pictures are encoded once. Text beyond
-    max_length tokens is cut off with its targets, which are counted in `dropped`.
+    max_length tokens is cut off with its targets, which are counted in `dropped`. pixels: False for lengths alone.
     """
 
-    def __init__(self, processor: Any, objective: str, max_length: int, pack: bool):
+    def __init__(self, processor: Any, objective: str, max_length: int, pack: bool, pixels: bool = True):
         self.processor, self.objective, self.max_length, self.pack = processor, objective, max_length, pack
+        self.pixels = pixels
         self.encoder = Encoder(processor.tokenizer, marker=objective == "prm")
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         packed, tiles, targets, dropped = Packed(), [], [], 0
         for images, members in self.groups(rows):
-            pixel_values, image_tokens = image_tiles(self.processor, images)
+            if self.pixels:
+                pixel_values, image_tokens = image_tiles(self.processor, images)
+            else:
+                pixel_values, image_tokens = None, image_token_counts(self.processor, images)
             encoded = [self.encode(row, image_tokens) for row in members]
             whole = sum(len(wanted) for _, wanted in encoded)
             encoded = [(self.cut(sequence), wanted) for sequence, wanted in encoded]

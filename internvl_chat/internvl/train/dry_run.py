@@ -38,7 +38,8 @@ def meta_model(config: InternVLConfig) -> InternVLForConditionalGeneration:
 
 def report(rows: list[Row], held_out: list[Row], collator: Collator, model: Any, args: Any) -> list[str]:
     """Lines to print. model: on the meta device, frozen and adapted as it will be trained."""
-    alone = Collator(collator.processor, collator.objective, collator.max_length, pack=False)
+    kind = (collator.processor, collator.objective, collator.max_length)
+    alone, together = (Collator(*kind, pack, pixels=False) for pack in (False, collator.pack))
     single = [alone([row]) for row in rows]
     batches = MicroBatches(
         rows,
@@ -49,7 +50,7 @@ def report(rows: list[Row], held_out: list[Row], collator: Collator, model: Any,
         collator.pack,
         args.data_seed or args.seed,
     )
-    packed = [collator([rows[path] for path in paths])["input_ids"].shape[1] for paths in batches]
+    packed = [together([rows[path] for path in paths])["input_ids"].shape[1] for paths in batches]
     tokens = [len(batch["subtree_end"]) for batch in single]
     targets = torch.cat([batch["targets"] for batch in single]).float()
     lines = [

@@ -146,7 +146,8 @@ def main() -> None:
     collator = Collator(processor, data_args.objective, data_args.max_seq_length, data_args.pack_problems)
     model = prepare_model(model, model_args)
     if data_args.dry_run:
-        print("\n".join(report(rows, held_out, collator, model, args)))
+        if args.should_save:  # one process speaks for all
+            print("\n".join(report(rows, held_out, collator, model, args)))
         return
     model.config.use_cache = False
     args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
