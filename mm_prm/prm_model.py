@@ -42,6 +42,7 @@ def segment_attention(
 
     query: [1, heads, tokens, width]; key, value: [1, key heads, tokens, width]. Returns [1, tokens, heads, width].
     """
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding leaves float32
     pieces = []
     for start, stop, spans in segments:
         keys, values = (torch.cat([whole[:, :, a:b] for a, b in spans], dim=2) for whole in (key, value))
@@ -91,14 +92,15 @@ def position_logits(
     """
     flex = self.config.text_config._attn_implementation == "flex_attention"
     layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
-    hidden = self.model(
-        input_ids=input_ids, position_ids=position_ids, pixel_values=pixel_values, use_cache=False, **layout
-    ).last_hidden_state  # [1, tokens, width]
-    if pixel_values is None and self.training and torch.distributed.is_initialized():
-        # Processes wait for each other's gradients (ZeRO-3: weights) of every part, so each must use every part.
-        vision = self.config.vision_config
-        blank = torch.zeros(1, vision.num_channels, *vision.image_size, device=hidden.device)
-        hidden = hidden + 0 * self.model.get_image_features(pixel_values=blank).pooler_output.sum()
+    inputs: dict[str, Any] = {"input_ids": input_ids, "pixel_values": pixel_values}
+    if pixel_values is None and torch.distributed.is_initialized():
+        # DeepSpeed adds up gradients, and ZeRO-3 gathers weights, in the order in which they come up: every process
+        # must use the same parts in the same order, so a row without pictures looks at a blank one in their place.
+        vision, embedded = self.config.vision_config, self.get_input_embeddings()(input_ids)
+        blank = torch.zeros(1, vision.num_channels, *vision.image_size, device=embedded.device)
+        features = self.model.get_image_features(pixel_values=blank).pooler_output
+        inputs = {"inputs_embeds": embedded + 0 * features.sum()}
+    hidden = self.model(**inputs, position_ids=position_ids, use_cache=False, **layout).last_hidden_state
     return self.lm_head(hidden[0, columns], vocabulary)
 
 

@@ -194,3 +194,15 @@ def test_held_out_problems_are_whole_and_seeded():
     assert len(train) + len(held) == 18 and len({row.id for row in held}) == 2
     assert not {row.id for row in train} & {row.id for row in held} and hold_out(rows, 0.5, seed=0) == (train, held)
     assert hold_out(rows, 0, seed=0) == (rows, [])
+
+
+def test_a_packed_row_runs_under_bfloat16_autocast(desk, problems):
+    processor, model = load_processor(str(desk)), load_model(str(desk), torch.float32)
+    batch = Collator(processor, "prm", 8192, True)(problems)
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
+    vocabulary = yes_no_ids(processor.tokenizer)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model(**inputs, vocabulary=vocabulary)
+    assert low.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(low, model(**inputs, vocabulary=vocabulary), atol=0.05, rtol=0.05)

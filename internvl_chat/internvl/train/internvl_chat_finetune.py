@@ -84,7 +84,6 @@ def prepare_model(model: Any, args: ModelArguments) -> Any:
             modules_to_save=None if args.freeze_mlp else ["multi_modal_projector"],
         )
         model = get_peft_model(model, lora)
-        model.enable_input_require_grads()
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise cli.BadInput("--freeze_llm, --freeze_mlp and --freeze_backbone leave nothing to train")
     return model
@@ -130,6 +129,8 @@ def main() -> None:
         (ModelArguments, DataArguments, FinetuneArguments), description=__doc__, allow_abbrev=False
     )
     model_args, data_args, args = parser.parse_args_into_dataclasses()
+    if args.n_gpu > 1:
+        raise cli.BadInput(f"{args.n_gpu} GPUs in one process: start under torchrun, as shell/launch.sh does")
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
     rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
@@ -166,7 +167,7 @@ def main() -> None:
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
     result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
-    if dropped := int(trainer.seen[3]):
+    if (dropped := int(trainer.seen[3])) and args.should_save:
         print(f"{dropped} targets beyond --max_seq_length {data_args.max_seq_length} were dropped")
     save_final(trainer, processor, args, model_args.model_name_or_path)
     result.metrics["engine"] = type(trainer.model_wrapped).__name__

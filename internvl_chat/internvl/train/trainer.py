@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from internvl.train.batches import MicroBatches
-from mm_prm.prm_model import soft_label_loss
+from mm_prm.prm_model import load_model, soft_label_loss
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12}
@@ -127,6 +127,13 @@ class FinetuneTrainer(Trainer):
             return F.cross_entropy(logits, targets, reduction="sum"), logits
         logits = model(**inputs, vocabulary=self.vocabulary.to(targets.device))  # [targets, 2]
         return soft_label_loss(logits, targets), logits
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Trainer loads the file's names as they are, without an error: a native InternVL is saved under others.
+        if self.base is not self.model:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = load_model(resume_from_checkpoint, next(self.model.parameters()).dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
