@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import permutations
 from typing import Literal
@@ -214,3 +216,18 @@ def _verify(left: str, right: str) -> bool:
 def rule_equal(reference: str, answer: str) -> bool:
     """Whether two answers mean the same by rules alone. Raises TimeoutError when computer algebra takes too long."""
     return _equal(normalise(reference), normalise(answer))
+
+
+def canonical(answers: Sequence[str | None]) -> list[str]:
+    """One spelling for all answers that mean the same by `glance`: the most frequent one, normalised; "" for none.
+
+    Used to count votes. Computer algebra is not asked, so 2\\sqrt{2} and \\sqrt{8} stay two answers.
+    """
+    spellings = [normalise(answer or "") for answer in answers]
+    counts = sorted(Counter(spellings).items(), key=lambda item: (-item[1], item[0]))
+    meaning: dict[str, str] = {"": ""}
+    for spelling, _ in counts:
+        heads = [head for head in meaning.values() if head]
+        alike = (head for head in heads if "same" in (glance(head, spelling), glance(spelling, head)))
+        meaning.setdefault(spelling, next(alike, spelling))
+    return [meaning[spelling] for spelling in spellings]

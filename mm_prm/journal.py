@@ -10,10 +10,28 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mm_prm.cli import Busy
+from mm_prm.cli import BadInput, Busy
 
 PARTIAL = ".partial"  # folder of unfinished trees inside the folder of the finished ones
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without locks: go on without
+
+
+def whole_rows(data: bytes) -> tuple[list[Any], int]:
+    """The rows up to the first line that was cut short, and how many bytes they take."""
+    rows: list[Any] = []
+    whole = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            rows.append(json.loads(line if line.endswith(b"\n") else b""))
+        except ValueError:
+            break
+        whole += len(line)
+    return rows, whole
+
+
+def read_rows(path: str | Path) -> list[Any]:
+    """The rows of a journal that another process may be writing."""
+    return whole_rows(Path(path).read_bytes())[0]
 
 
 class Journal:
@@ -26,15 +44,7 @@ class Journal:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.handle = self._open()
-        self.rows: list[Any] = []
-        whole = 0
-        for line in self._read().splitlines(keepends=True):
-            try:
-                row = json.loads(line if line.endswith(b"\n") else b"")
-            except ValueError:
-                break
-            self.rows.append(row)
-            whole += len(line)
+        self.rows, whole = whole_rows(self._read())
         os.ftruncate(self.handle, whole)
 
     def _open(self) -> int:
@@ -74,6 +84,15 @@ class Journal:
         except OSError:
             os.ftruncate(self.handle, size)  # the caller may try again: no row may stand here twice
             raise
+
+    def begin(self, run: dict[str, Any]) -> None:
+        """Make {"run": run} the first row. Raises BadInput when results of another run stand here."""
+        if self.rows[:1] == [{"run": run}]:
+            return
+        if len(self.rows) > 1:
+            raise BadInput(f"{self.path} was begun with other flags: repeat them, or remove it to begin anew")
+        self.clear()
+        self.append({"run": run})
 
     def clear(self) -> None:
         os.ftruncate(self.handle, 0)

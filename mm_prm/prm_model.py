@@ -5,7 +5,8 @@ The only module of mm_prm that needs torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -21,10 +22,11 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, InternVLConfig, InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
-from mm_prm.packing import Packed, Segment, segments
-from mm_prm.prm_format import Encoder, prm_text, process_text
+from mm_prm.packing import Packed, Segment, common_length, segments
+from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
 
 KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
+BATCH_TOKENS = 16384  # of one forward pass of scoring: two problems of 16 candidates at the paper's lengths
 
 
 def segment_attention(
@@ -134,10 +136,10 @@ def yes_no_ids(tokenizer: Any) -> Tensor:
     return torch.tensor([pieces[0] for pieces in ids])
 
 
-def best_attention() -> str:
-    """For the vision tower: flash-attention 2 on a GPU that has it, else torch's own."""
+def best_attention(dtype: torch.dtype) -> str:
+    """For the vision tower: flash-attention 2 on a GPU that has it (it takes no float32), else torch's own."""
     flash = torch.cuda.is_available() and transformers.utils.is_flash_attn_2_available()
-    return "flash_attention_2" if flash else "sdpa"
+    return "flash_attention_2" if flash and dtype != torch.float32 else "sdpa"
 
 
 def load_config(checkpoint: str) -> InternVLConfig:
@@ -162,7 +164,7 @@ def load_model(
         model, report = InternVLForConditionalGeneration.from_pretrained(
             checkpoint,
             dtype=dtype,
-            attn_implementation={"text_config": packed_attention, "vision_config": best_attention()},
+            attn_implementation={"text_config": packed_attention, "vision_config": best_attention(dtype)},
             local_files_only=True,
             output_loading_info=True,
         )
@@ -235,19 +237,31 @@ def row_tensors(row: Packed, tiles: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass
+class Piece:
+    """Candidates of one problem that are scored in one go. sequences: one for each candidate that has steps;
+    pixel_values: [tiles, 3, height, width], None without images; tokens: at most, once packed."""
+
+    sequences: list[Encoded]
+    pixel_values: Tensor | None
+    tokens: int
+
+
+@dataclass
 class Prm:
-    """A loaded PRM. Scores a problem's candidates; `separator` stands between a marker and the next step."""
+    """A loaded PRM. `separator` stands between a marker and the next step; batch_tokens: of one forward pass."""
 
     model: InternVLForConditionalGeneration
     processor: Any
     separator: str
+    batch_tokens: int
 
     @classmethod
-    def load(cls, checkpoint: str, separator: str) -> Prm:
-        """On a GPU in bfloat16, on a CPU in float32."""
+    def load(cls, checkpoint: str, separator: str, batch_tokens: int = BATCH_TOKENS, dtype: str | None = None) -> Prm:
+        """dtype: bfloat16 on a GPU and float32 on a CPU unless given. Of several GPUs LOCAL_RANK chooses."""
         gpu = torch.cuda.is_available()
-        model = load_model(checkpoint, torch.bfloat16 if gpu else torch.float32).to("cuda" if gpu else "cpu").eval()
-        prm = cls(model, load_processor(checkpoint), separator)
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
+        kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
+        prm = cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
         prm.encoder  # noqa: B018 - fail at once if the tokenizer has no <prm>
         return prm
 
@@ -255,20 +269,61 @@ class Prm:
     def encoder(self) -> Encoder:
         return Encoder(self.processor.tokenizer)
 
-    @torch.no_grad()
     def score(self, question: str, images: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(Yes) after every step of every candidate: one list per candidate, one number in 0..1 per step.
 
         Image, question and common steps are computed once; a candidate without steps gets an empty list.
         """
+        return next(self.score_each([(candidates, self.pieces(question, images, candidates))]))
+
+    def score_each(
+        self, problems: Iterable[tuple[Sequence[Sequence[str]], list[Piece]]]
+    ) -> Iterator[list[list[float]]]:
+        """`score` for one problem after the other, several in a forward pass. problems: candidates and their pieces."""
+        waiting: list[tuple[Sequence[Sequence[str]], list[Piece]]] = []
+        tokens = 0
+        for candidates, pieces in problems:
+            size = sum(piece.tokens for piece in pieces)
+            if waiting and tokens + size > self.batch_tokens:
+                yield from self._score(waiting)
+                waiting, tokens = [], 0
+            waiting.append((candidates, pieces))
+            tokens += size
+        yield from self._score(waiting)
+
+    def _score(self, problems: list[tuple[Sequence[Sequence[str]], list[Piece]]]) -> Iterator[list[list[float]]]:
+        """A problem of several pieces comes alone: it fills more than one forward pass."""
+        pieces = [piece for _, of_problem in problems for piece in of_problem]
+        passes = [pieces] if len(pieces) <= len(problems) else [[piece] for piece in pieces]
+        scores = iter([score for together in passes if together for score in self.forward(together)])
+        for candidates, _ in problems:
+            yield [[next(scores) for _ in steps] for steps in candidates]
+
+    def pieces(self, question: str, images: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[Piece]:
+        """The problem, read and tokenised; several pieces only when its candidates outgrow batch_tokens."""
         if not any(candidates):
-            return [[] for _ in candidates]
+            return []
         pixel_values, image_tokens = image_tiles(self.processor, images)
-        encoder, device, row = self.encoder, self.model.device, Packed()
+        encoder = self.encoder
         texts = [prm_text(question, process_text(list(steps), self.separator)) for steps in candidates if steps]
-        row.add([encoder.prm(text, image_tokens) for text in texts])
-        batch = row_tensors(row, [] if pixel_values is None else [pixel_values])
+        sequences = [encoder.prm(text, image_tokens) for text in texts]
+        shared = min(common_length(sequences[0].input_ids, other.input_ids) for other in sequences)
+        pieces: list[Piece] = []
+        for sequence in sequences:
+            own = len(sequence.input_ids) - shared
+            if not pieces or pieces[-1].tokens + own > self.batch_tokens:
+                pieces.append(Piece([], pixel_values, shared))
+            pieces[-1].sequences.append(sequence)
+            pieces[-1].tokens += own
+        return pieces
+
+    @torch.no_grad()
+    def forward(self, pieces: Sequence[Piece]) -> list[float]:
+        """P(Yes) at every marker of every sequence, in their order, from one packed row."""
+        row, device = Packed(), self.model.device
+        for piece in pieces:
+            row.add(piece.sequences)
+        batch = row_tensors(row, [piece.pixel_values for piece in pieces if piece.pixel_values is not None])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = self.model(**batch, vocabulary=yes_no_ids(self.processor.tokenizer).to(device))  # [labels, 2]
-        scores = iter(logits.softmax(-1)[:, 0].tolist())
-        return [[next(scores) for _ in steps] for steps in candidates]
+        return logits.softmax(-1)[:, 0].tolist()

@@ -5,9 +5,14 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 from conftest import run_script
-from extract_calculate import AGGREGATIONS, aggregate, best_of, calculate, pass_at, problem_accuracies, vote, vote_of
+from extract_calculate import calculate, natural, share_bin
+from selection import AGGREGATIONS, Candidates, aggregate, best_of, pass_at, vote, vote_of
+
+from mm_prm.answers import canonical
+from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, within_correlation
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,31 @@ def test_votes_by_hand():
     assert vote(["7", "8"], [1, 0], [1, 1]) == 0.5
     assert vote(["", ""], [0, 0], [1, 1]) == 0
     assert vote_of(answers, labels, [1.0] * 6, 6, "seed") == 0
-    assert vote_of(answers, labels, [1.0] * 6, 1, "seed") == vote_of(answers, labels, [1.0] * 6, 1, "seed")
+    assert vote_of(answers, labels, [1.0] * 6, 1, "seed") == 2 / 6  # exact for one of the candidates
+    assert vote_of(answers, labels, [1.0] * 6, 3, "seed") == vote_of(answers, labels, [1.0] * 6, 3, "seed")
+
+
+def test_votes_over_subsets_come_near_all_subsets():
+    answers, labels = list("aaabbc"), [1, 1, 1, 0, 0, 0]
+    exact = [
+        vote([answers[i] for i in s], [labels[i] for i in s], [1] * 3) for s in itertools.combinations(range(6), 3)
+    ]
+    found = [vote_of(answers, labels, [1.0] * 6, 3, str(seed)) for seed in range(100)]
+    assert np.mean(found) == pytest.approx(np.mean(exact), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["75", "75.0", "75", "$75$", "74"], ["75", "75", "75", "75", "74"]),
+        (["(B) 12", "B", "B", "C"], ["B", "B", "B", "C"]),
+        (["12 cm", "12 cm", "12", "", None], ["12 cm", "12 cm", "12 cm", "", ""]),
+        (["1,200", "1200"], ["1,200", "1,200"]),
+        (["x+1", "1+x"], ["x+1", "1+x"]),  # computer algebra is not asked
+    ],
+)
+def test_answers_that_mean_the_same_vote_together(answers, expected):
+    assert canonical(answers) == expected
 
 
 def record(id_="a", labels=(1, 0, 0, 0)):
@@ -81,7 +110,7 @@ def record(id_="a", labels=(1, 0, 0, 0)):
 
 
 def test_one_problem_by_hand():
-    row = problem_accuracies(record(), 4)
+    row = Candidates.of(record()).accuracies(4)
     assert row["random"] == 0.25 and row["pass"] == 1 and row["min"] == 1 and row["max"] == 0.5
     assert row["likelihood"] == 0  # the empty candidate has the best likelihood and still loses
     assert row["weighted_vote"] == 1
@@ -97,6 +126,53 @@ def test_the_score_file_has_every_rule_with_interval_and_paired_differences():
     assert set(result["by_k"]) == {"1", "2", "4"}
     assert result["by_k"]["1"]["min"] == pytest.approx(0.125)
     assert calculate([record("a"), record("b", (0, 0, 0, 0))], seed=0) == result
+    # min takes the only right candidate of a, and nothing can be had in b: the whole gap is closed.
+    assert result["min"]["gap_closed"]["mean"] == 1 and result["max"]["gap_closed"]["mean"] == pytest.approx(1 / 3)
+    assert calculate([record("b", (0, 0, 0, 0))], seed=0)["min"]["gap_closed"] == {"mean": None, "ci95": None}
+
+
+def test_records_are_broken_down_by_their_fields_and_by_difficulty():
+    records = [record("a") | {"subject": "angles"}, record("b", (0, 0, 0, 0)) | {"subject": "bars"}]
+    records.append(record("c") | {"subject": "angles"})
+    groups = calculate(records, seed=0)["groups"]
+    assert set(groups) == {"subject", "share_right"}
+    angles, bars = groups["subject"]["angles"], groups["subject"]["bars"]
+    assert (angles["num_problems"], angles["random"], angles["min"]) == (2, 0.25, 1)
+    assert (bars["num_problems"], bars["pass"]) == (1, 0)
+    assert {name: entry["num_problems"] for name, entry in groups["share_right"].items()} == {"0%": 1, "1-25%": 2}
+    bins = [share_bin(share) for share in (1, 0.26, 0.9, 0.25, 0)]
+    assert bins == ["100%", "26-50%", "76-99%", "1-25%", "0%"]
+    assert sorted(bins, key=natural) == ["0%", "1-25%", "26-50%", "76-99%", "100%"]
+
+
+def test_a_clusters_problems_are_drawn_together():
+    # Two clusters of opposite values: a draw holds both, or one of them twice.
+    values = np.array([1.0, 1, 1, 0, 0, 0])
+    draws = cluster_draws(["x", "x", "x", "y", "y", "y"], seed=0)
+    assert draws.clusters == 2 and set(draws.means(values)) == {0, 0.5, 1}
+    # Clusters count by their size.
+    assert set(cluster_draws(["x", "y", "y", "y"], seed=0).means(np.array([1.0, 0, 0, 0]))) == {0, 0.25, 1}
+    rows = [record(str(n)) | {"problem_index": n // 2} for n in range(4)]
+    assert calculate(rows, seed=0)["num_clusters"] == 2
+
+
+def test_auroc_calibration_and_brier_by_hand():
+    scores, labels = np.array([0.9, 0.6, 0.6, 0.1]), np.array([1.0, 1, 0, 0])
+    assert auroc(scores, labels > 0) == pytest.approx(3.5 / 4)  # of four pairs three are won and one is tied
+    assert auroc(scores, labels > 2) is None
+    assert brier(scores, labels) == pytest.approx((0.01 + 0.16 + 0.36 + 0.01) / 4)
+    # Bins of 1/15: 0.9 alone, both 0.6 together, 0.1 alone; 1.0 belongs to the last bin.
+    assert calibration_error(scores, labels) == pytest.approx((0.1 + abs(1.2 - 1) + 0.1) / 4)
+    assert calibration_error(np.array([1.0]), np.array([1.0])) == 0
+    step_scores = calculate([record()], seed=0)["step_scores"]
+    assert step_scores["num_steps"] == 6 and step_scores["auroc"] == pytest.approx((3.5 + 3) / 8)
+
+
+def test_length_correlation_is_taken_within_problems():
+    assert within_correlation([[1, 2], [10, 20]], [[5, 6], [1, 2]]) == 1
+    assert within_correlation([[1, 2], [10, 20]], [[5, 6], [2, 1]]) == 0
+    assert within_correlation([[1, 2, 3]], [[4, 4, 4]]) is None
+    assert calculate([record()], seed=0)["min"]["length_correlation"] > 0  # the empty candidate is the shortest
 
 
 def test_the_script_selects_on_another_split_and_refuses_bad_records(tmp_path):
@@ -108,7 +184,8 @@ def test_the_script_selects_on_another_split_and_refuses_bad_records(tmp_path):
     done = run_script(script, "--input_file", tmp_path / "dev.json", *select)
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["selected"]["aggregation"] == "min" and result["selected"]["accuracy"] == 1.0
-    assert "selected: min" in done.stdout
+    assert "fixed on dev: min" in done.stdout and "fixed on dev: min | 100.0" in (tmp_path / "out.md").read_text()
+    assert (tmp_path / "out.png").stat().st_size > 10_000
     bad = [{**record(), "prm_scores": [[1.5]] * 4}, {**record("b"), "labels": [1]}, {"id": "c"}]
     (tmp_path / "bad.json").write_text(json.dumps(bad))
     done = run_script(script, "--input_file", tmp_path / "bad.json")

@@ -113,6 +113,28 @@ def test_logits_at_markers_are_those_of_the_stock_model(desk, tmp_path):
         torch.testing.assert_close(ours, whole[0, batch["columns"]][:, vocabulary], atol=1e-5, rtol=1e-5)
 
 
+def test_a_row_without_pictures_finishes_the_same_gradients_in_the_same_order(desk, tmp_path, monkeypatch):
+    meta = write_dataset(tmp_path, [prm_row("a", [0.5]), prm_row("b", [0.5], image=None)])
+    model, vocabulary = load_model(str(desk), torch.float32), yes_no_ids(load_processor(str(desk)).tokenizer)
+    finished = []
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: finished.append(name))
+
+    def order(batch):
+        finished.clear()
+        model(**inputs_of(batch), vocabulary=vocabulary).sum().backward()
+        return list(finished)
+
+    picture, text = batches(desk, meta, [1, 1])
+    alone = order(text)
+    assert not any("vision_tower" in name for name in alone)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert order(picture) == order(text) and set(finished) > set(alone)
+    blank = model(**inputs_of(text), vocabulary=vocabulary)
+    monkeypatch.undo()
+    assert torch.equal(blank, model(**inputs_of(text), vocabulary=vocabulary))
+
+
 def inputs_of(batch):
     return {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
 
@@ -398,6 +420,15 @@ def test_nothing_to_train_and_bad_fractions_are_refused(desk, tmp_path):
         with pytest.raises(BadInput, match=message):
             run_main(*flags, *more)
     assert not (tmp_path / "o").exists()
+
+
+def test_adapters_are_refused_where_weights_are_spread(desk, tmp_path, monkeypatch):
+    meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
+    monkeypatch.setattr(internvl_chat_finetune, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(BadInput, match="--use_llm_lora: adapters cannot be merged"):
+        run_main(
+            "--model_name_or_path", desk, "--meta_path", meta, "--output_dir", tmp_path / "o", "--use_llm_lora", "4"
+        )
 
 
 def test_a_wrong_tile_size_or_checkpoint_is_refused_before_training(desk, tmp_path):

@@ -1,22 +1,34 @@
 """Score every step of every candidate with a PRM: rollouts in, the same records plus `prm_scores` out.
 
-python eval/prm/evaluate_prm.py --checkpoint work_dirs/mm_prm --input_file rollouts.json --output_file scored.json
+    python eval/prm/evaluate_prm.py --checkpoint work_dirs/mm_prm --input_file rollouts.json --output_file scored.json
+    torchrun --nproc_per_node 8 eval/prm/evaluate_prm.py ...      # the same on 8 GPUs, or 8 processes of a CPU
+
+A problem's candidates share one encoding of picture, question and common steps. Scored problems are kept in
+<output_file>.partial-<process>.jsonl until all are done: run the same command to resume.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mm_prm import cli
+from mm_prm.journal import Journal, read_rows
 from mm_prm.prm_format import STEP_SEPARATOR
-from mm_prm.prm_model import Prm
+from mm_prm.prm_model import BATCH_TOKENS, Prm
 from mm_prm.records import check_image, image_list, parse_rollouts, read_checked, write_json
 
+Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths
 
-def with_images(record: dict[str, Any], image_root: Path) -> tuple[dict[str, Any], list[str]]:
+
+def with_images(record: dict[str, Any], image_root: Path) -> Record:
     """A record and its absolute image paths. Raises ValueError when an image is missing or broken."""
     images = [str(image_root / image) for image in image_list(record.get("image_path"))]
     try:
@@ -25,6 +37,54 @@ def with_images(record: dict[str, Any], image_root: Path) -> tuple[dict[str, Any
     except ValueError as error:
         raise ValueError(f"field 'image_path': {error}") from None
     return record, images
+
+
+class Pieces(Dataset):
+    """Problems read and tokenised ahead of the model, in workers where there is a GPU to wait for."""
+
+    def __init__(self, prm: Prm, records: list[Record]):
+        self.encode, self.records = prm.pieces, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> Any:
+        record, images = self.records[number]
+        candidates = record["solutions_splits"]
+        return candidates, self.encode(record["question"], images, candidates)
+
+
+def score(prm: Prm, records: list[Record], todo: list[int], journal: Journal, show: bool) -> None:
+    """Append the scores of the records numbered `todo` to the journal."""
+    ahead = Pieces(prm, [records[number] for number in todo])
+    workers = 4 if torch.cuda.is_available() else 0
+    loader = DataLoader(ahead, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    found = zip(todo, prm.score_each(loader), strict=True)
+    for number, scores in tqdm(found, total=len(todo), desc="scoring", unit="problem", mininterval=1, disable=not show):
+        journal.append({"number": number, "prm_scores": scores})
+
+
+def partial_files(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f"{output.name}.partial-*.jsonl"))
+
+
+def scored_before(output: Path, run: dict[str, Any]) -> dict[int, list[list[float]]]:
+    """Scores by record number from the journals of all processes. Raises BadInput when one is of another run."""
+    found = {}
+    for path in partial_files(output):
+        rows = read_rows(path)
+        if rows and rows[0] != {"run": run}:
+            raise cli.BadInput(f"{path} was begun with other flags or input: repeat them, or remove it to begin anew")
+        found |= {row["number"]: row["prm_scores"] for row in rows[1:]}
+    return found
+
+
+def wait_for_all(processes: int) -> None:
+    """Until every process of torchrun is here."""
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def main() -> None:
@@ -38,14 +98,34 @@ def main() -> None:
         help=r"text between <prm> and the next step; training uses \n\n, the released evaluation nothing",
     )
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
+    parser.add_argument("--batch_tokens", type=cli.positive_int, default=BATCH_TOKENS, help="tokens of a forward pass")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
     args = parser.parse_args()
+    process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = args.image_root or args.input_file.parent
-    records = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
-    prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"))
-    for record, images in tqdm(records, desc="scoring", unit="problem", mininterval=1):
-        record["prm_scores"] = prm.score(record["question"], images, record["solutions_splits"])
-    write_json(args.output_file, [record for record, _ in records])
-    print(f"{args.output_file}: {sum(len(record['prm_scores']) for record, _ in records)} candidates scored")
+    records: list[Record] = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
+    prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"), args.batch_tokens, args.dtype)
+    run = {
+        "checkpoint": os.path.abspath(args.checkpoint),
+        "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,
+        "input": hashlib.md5(args.input_file.read_bytes()).hexdigest(),
+        "step_separator": args.step_separator,
+        "dtype": str(prm.model.dtype),
+    }
+    before = scored_before(args.output_file, run)
+    share = [number for number in range(process, len(records), processes) if number not in before]
+    with Journal(args.output_file.with_name(f"{args.output_file.name}.partial-{process}.jsonl")) as journal:
+        journal.begin(run)
+        if before and process == 0:
+            print(f"{args.input_file}: {len(before)} of {len(records)} problems already scored", flush=True)
+        score(prm, records, share, journal, show=process == 0)
+        wait_for_all(processes)
+        if process == 0:
+            done = scored_before(args.output_file, run)
+            write_json(args.output_file, [record | {"prm_scores": done[i]} for i, (record, _) in enumerate(records)])
+            for path in partial_files(args.output_file):
+                path.unlink()
+            print(f"{args.output_file}: {sum(map(len, done.values()))} candidates scored")
 
 
 if __name__ == "__main__":

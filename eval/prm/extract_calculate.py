@@ -2,141 +2,139 @@
 
     python eval/prm/extract_calculate.py --input_file scored.json --select_on dev_scored_score.json
 
-Ties: where several candidates (or answers of a vote) share the best score, the accuracy is the mean over them, that is
-the expectation of a random choice; no result depends on the order of candidates. A candidate without steps loses.
+Writes <scored>_score.json, the same as a Markdown table (.md) and the accuracy against N as a figure (.png). The rules
+that choose a candidate, and what happens on ties, are in selection.py.
 """
 
 from __future__ import annotations
 
-import math
-import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from selection import AGGREGATIONS, HEADLINE, Candidates
 
 from mm_prm import cli
-from mm_prm.answers import normalise
-from mm_prm.records import parse_scored, read_checked, read_json, write_json
+from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
+from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, interval, within_correlation
 
-EDGE = 1e-9  # scores are kept this far from 0 and 1, so that every logarithm and odds ratio is finite
-BOOTSTRAPS, VOTE_SUBSETS = 2000, 32
-
-
-def _clip(scores: Sequence[float]) -> np.ndarray:
-    return np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE)
+CLUSTER = "problem_index"  # MathVerse's versions of a problem are drawn together
+BREAKDOWNS = ("subject", "level", "problem_version", "source")  # fields of a record that name a group
+BASELINES = ("random", "majority")
+Draws = Callable[[np.ndarray], np.ndarray]
 
 
-# From one score per step to one number per candidate (paper, section 4); larger is better.
-AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
-    "min": lambda p: float(p.min()),
-    "last": lambda p: float(p[-1]),
-    "product": lambda p: float(p.prod()),
-    "average": lambda p: float(p.mean()),
-    "sum_logprob": lambda p: float(np.log(p).sum()),
-    "max": lambda p: float(p.max()),
-    "sum_logit": lambda p: float(np.log(p / (1 - p)).sum()),
-    "mean_odd": lambda p: float((p / (1 - p)).mean()),
-}
-VOTE_WEIGHT = "min"  # the PRM-weighted vote adds this aggregation over candidates with the same answer
-
-
-def aggregate(name: str, scores: Sequence[Sequence[float]]) -> list[float]:
-    """One number per candidate; minus infinity for a candidate without steps."""
-    return [AGGREGATIONS[name](_clip(steps)) if steps else -math.inf for steps in scores]
-
-
-def best_of(values: Sequence[float], labels: Sequence[int], k: int) -> float:
-    """Expected accuracy of the best-valued candidate over all k-subsets of the candidates, ties averaged.
-
-    A group of equal values decides a subset that holds one of it and nothing better:
-    [C(n - better, k) - C(n - better - size, k)] / C(n, k).
-    """
-    groups: dict[float, list[int]] = defaultdict(list)
-    for value, label in zip(values, labels, strict=True):
-        groups[value].append(label)
-    remaining, total = len(labels), 0.0
-    for value in sorted(groups, reverse=True):
-        group = groups[value]
-        decides = math.comb(remaining, k) - math.comb(remaining - len(group), k)
-        total += decides * sum(group) / len(group)
-        remaining -= len(group)
-    return total / math.comb(len(labels), k)
-
-
-def pass_at(labels: Sequence[int], k: int) -> float:
-    """Unbiased pass@k: 1 - C(n - right, k) / C(n, k)."""
-    return 1 - math.comb(len(labels) - sum(labels), k) / math.comb(len(labels), k)
-
-
-def vote(answers: Sequence[str], labels: Sequence[int], weights: Sequence[float]) -> float:
-    """Accuracy of the answer with the largest total weight, ties averaged; an empty answer does not vote."""
-    weight: dict[str, float] = defaultdict(float)
-    right: dict[str, list[int]] = defaultdict(list)
-    for answer, label, value in zip(answers, labels, weights, strict=True):
-        if answer:
-            weight[answer] += value
-            right[answer].append(label)
-    if not weight:
-        return 0.0
-    top = max(weight.values())
-    winners = [sum(right[a]) / len(right[a]) for a in weight if math.isclose(weight[a], top, rel_tol=1e-12)]
-    return sum(winners) / len(winners)
-
-
-def vote_of(answers: Sequence[str], labels: Sequence[int], weights: Sequence[float], k: int, seed: str) -> float:
-    """`vote` over k of the candidates: exact for all of them, else the mean over seeded random subsets."""
-    if k >= len(labels):
-        return vote(answers, labels, weights)
-    rng = random.Random(seed)
-    subsets = [rng.sample(range(len(labels)), k) for _ in range(VOTE_SUBSETS)]
-    return float(np.mean([vote(*([column[i] for i in s] for column in (answers, labels, weights))) for s in subsets]))
-
-
-def problem_accuracies(record: dict[str, Any], k: int) -> dict[str, float]:
-    """Accuracy of every selection rule on one problem with k candidates."""
-    labels, scores = record["labels"], record["prm_scores"]
-    k = min(k, len(labels))
-    out = {"random": sum(labels) / len(labels), "pass": pass_at(labels, k)}
-    if record.get("answers") is not None:
-        answers = [normalise(answer or "").casefold() for answer in record["answers"]]
-        weights = [max(value, 0.0) for value in aggregate(VOTE_WEIGHT, scores)]
-        out["majority"] = vote_of(answers, labels, [1.0] * len(labels), k, record["id"])
-        out["weighted_vote"] = vote_of(answers, labels, weights, k, record["id"])
-    if record.get("logprobs") is not None:
-        values = [value if steps else -math.inf for value, steps in zip(record["logprobs"], scores, strict=True)]
-        out["likelihood"] = best_of(values, labels, k)
-    return out | {name: best_of(aggregate(name, scores), labels, k) for name in AGGREGATIONS}
-
-
-def interval(values: np.ndarray, draws: np.ndarray) -> list[float]:
-    """95 % percentile bootstrap interval of the mean. values: [problems]; draws: [bootstraps, problems] indices."""
-    return np.percentile(values[draws].mean(axis=1), [2.5, 97.5]).tolist()
+def grid(size: int) -> list[int]:
+    """1, 2, 4, ... and size."""
+    return sorted({2**power for power in range(size.bit_length())} | {size})
 
 
 def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """The score file: every rule with accuracy (0..1), 95 % interval over problems and paired differences."""
-    size = max(len(record["labels"]) for record in records)
-    rows = [problem_accuracies(record, size) for record in records]
-    names = [name for name in rows[0] if all(name in row for row in rows)]
-    columns = {name: np.array([row[name] for row in rows]) for name in names}
-    draws = np.random.default_rng(seed).integers(len(records), size=(BOOTSTRAPS, len(records)))
-    result: dict[str, Any] = {"num_problems": len(records), "num_candidates": size}
+    problems = [Candidates.of(record) for record in records]
+    size = max(len(problem.labels) for problem in problems)
+    at = {k: accuracy_columns(problems, k) for k in grid(size)}
+    columns = at[size]
+    draws = cluster_draws([str(record.get(CLUSTER, record["id"])) for record in records], seed)
+    result: dict[str, Any] = {"num_problems": len(records), "num_candidates": size, "num_clusters": draws.clusters}
     for name, values in columns.items():
-        entry: dict[str, Any] = {"accuracy": float(values.mean()), "ci95": interval(values, draws)}
-        for base in ("random", "majority"):
+        entry = {"accuracy": float(values.mean()), "ci95": interval(draws.means(values))}
+        for base in BASELINES:
             if base in columns and name not in ("random", base):
                 difference = values - columns[base]
-                entry[f"minus_{base}"] = {"mean": float(difference.mean()), "ci95": interval(difference, draws)}
-        result[f"pass@{size}" if name == "pass" else name] = entry
-    result["by_k"] = {}
-    for k in sorted({2**power for power in range(size.bit_length())} - {0} | {size}):
-        if k <= size:
-            at_k = [problem_accuracies(record, k) for record in records]
-            result["by_k"][str(k)] = {name: float(np.mean([row[name] for row in at_k])) for name in names}
+                entry[f"minus_{base}"] = {
+                    "mean": float(difference.mean()),
+                    "ci95": interval(draws.means(difference)),
+                }
+        if name not in ("random", "pass"):
+            entry["gap_closed"] = gap_closed(values, columns["random"], columns["pass"], draws.means)
+        if name in AGGREGATIONS:
+            entry["length_correlation"] = length_correlation(problems, records, name)
+        result[shown(name, size)] = entry
+    result["step_scores"] = step_scores(records)
+    result["by_k"] = {str(k): {name: float(values.mean()) for name, values in at[k].items()} for k in at}
+    result["by_k_ci95"] = {str(k): {name: interval(draws.means(values)) for name, values in at[k].items()} for k in at}
+    result["groups"] = breakdown(records, columns)
     return result
+
+
+def shown(name: str, size: int) -> str:
+    return f"pass@{size}" if name == "pass" else name
+
+
+def accuracy_columns(problems: Sequence[Candidates], k: int) -> dict[str, np.ndarray]:
+    """Accuracy per problem, [problems], of every rule that all problems allow."""
+    rows = [problem.accuracies(k) for problem in problems]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
+
+
+def gap_closed(values: np.ndarray, random: np.ndarray, top: np.ndarray, means: Draws) -> dict[str, Any]:
+    """(rule - random) / (pass@N - random): what part of all that selection could win was won; null without a gap."""
+    gap, gaps = float((top - random).mean()), means(top - random)
+    if gap <= 0:
+        return {"mean": None, "ci95": None}
+    shares = means(values - random)[gaps > 0] / gaps[gaps > 0]
+    return {"mean": float((values - random).mean()) / gap, "ci95": interval(shares)}
+
+
+def length_correlation(problems: Sequence[Candidates], records: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Rank correlation of a candidate's value with its number of steps, within problems; null where nothing varies."""
+    lengths = [[len(steps) for steps in record["solutions_splits"]] for record in records]
+    return within_correlation([problem.values[name] for problem in problems], lengths)
+
+
+def step_scores(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How well a step's score tells whether its candidate ends right: AUROC, calibration error (15 bins), Brier."""
+    pairs = [
+        (score, label)
+        for record in records
+        for scores, label in zip(record["prm_scores"], record["labels"], strict=True)
+        for score in scores
+    ]
+    if not pairs:
+        return {"num_steps": 0, "auroc": None, "ece": None, "brier": None}
+    scores, labels = np.array(pairs, dtype=np.float64).T
+    return {
+        "num_steps": len(scores),
+        "auroc": auroc(scores, labels > 0.5),
+        "ece": calibration_error(scores, labels),
+        "brier": brier(scores, labels),
+    }
+
+
+def breakdown(records: Sequence[dict[str, Any]], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Accuracies by each field of BREAKDOWNS that records have, and by how many of a problem's candidates are right."""
+    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, record in enumerate(records):
+        for name in BREAKDOWNS:
+            if record.get(name) not in (None, ""):
+                groups[name][str(record[name])].append(number)
+        groups["share_right"][share_bin(columns["random"][number])].append(number)
+    return {
+        field: {
+            value: {"num_problems": len(members)}
+            | {name: float(values[members].mean()) for name, values in columns.items()}
+            for value, members in sorted(by_value.items(), key=lambda item: natural(item[0]))
+        }
+        for field, by_value in groups.items()
+    }
+
+
+def share_bin(share: float) -> str:
+    """Difficulty for this policy: the share of right candidates."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    return next(
+        name for top, name in ((25, "1-25%"), (50, "26-50%"), (75, "51-75%"), (100, "76-99%")) if share * 100 <= top
+    )
+
+
+def natural(name: str) -> list[Any]:
+    """Sort key by which 26-50% comes before 100%."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def select(result: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -149,16 +147,99 @@ def select(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return {"aggregation": name, "selected_on": path.name, **result[name]}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result for the screen, in percent."""
-    size = f"{result['num_problems']} problems, {result['num_candidates']} candidates each"
-    lines = [f"{size}; accuracy in %, 95 % interval"]
-    for name, entry in result.items():
-        if isinstance(entry, dict) and "accuracy" in entry:
-            low, high = (100 * bound for bound in entry["ci95"])
-            label = f"selected: {entry['aggregation']}" if name == "selected" else name
-            lines.append(f"{label:24s} {100 * entry['accuracy']:5.1f}  [{low:5.1f}, {high:5.1f}]")
-    return "\n".join(lines)
+# ---------------------------------------------------------------- table and figure
+
+
+def rules(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of a score file that are ways to choose; the one fixed on dev last, under a name that says so."""
+    found = {name: entry for name, entry in result.items() if isinstance(entry, dict) and "accuracy" in entry}
+    if chosen := found.pop("selected", None):
+        found[f"fixed on dev: {chosen['aggregation']}"] = chosen
+    return found
+
+
+def percent(entry: dict[str, Any] | None, key: str, signed: bool = False) -> str:
+    """`43.2 [40.1, 46.0]`, or nothing for what is not there."""
+    if not entry or entry[key] is None:
+        return ""
+    low, high = (100 * bound for bound in entry["ci95"])
+    return f"{100 * entry[key]:{'+' if signed else ''}.1f} [{low:.1f}, {high:.1f}]"
+
+
+def title(result: dict[str, Any]) -> str:
+    return f"{result['num_problems']} problems, {result['num_candidates']} candidates each; in %, [95 % interval]"
+
+
+def cells(result: dict[str, Any]) -> list[list[str]]:
+    table = [["rule", "accuracy", "over random", "over majority", "gap closed"]]
+    for name, entry in rules(result).items():
+        gains = [percent(entry.get(f"minus_{base}"), "mean", signed=True) for base in BASELINES]
+        table.append([name, percent(entry, "accuracy"), *gains, percent(entry.get("gap_closed"), "mean")])
+    return table
+
+
+def about_steps(result: dict[str, Any]) -> str:
+    steps = result["step_scores"]
+    if steps["auroc"] is None:
+        return f"{steps['num_steps']} step scores"
+    names = (("AUROC", "auroc"), ("ECE", "ece"), ("Brier", "brier"))
+    shares = ", ".join(f"{label} {steps[name]:.3f}" for label, name in names)
+    return f"{steps['num_steps']} step scores against outcome: {shares}"
+
+
+def screen(result: dict[str, Any]) -> str:
+    rows = cells(result)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([title(result), *lines, about_steps(result)])
+
+
+def markdown(result: dict[str, Any]) -> str:
+    head, *rows = ["| " + " | ".join(row) + " |" for row in cells(result)]
+    parts = [f"{title(result)}\n", head, "|---" * len(cells(result)[0]) + "|", *rows, f"\n{about_steps(result)}"]
+    prm = result.get("selected", {}).get("aggregation", HEADLINE)
+    for field, by_value in result["groups"].items():
+        names = [name for name in ("random", "majority", "weighted_vote", prm, "pass") if name in result["by_k"]["1"]]
+        parts += [f"\n| {field} | problems | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+        for value, entry in by_value.items():
+            accuracies = " | ".join(f"{100 * entry[name]:.1f}" for name in names)
+            parts.append(f"| {value} | {entry['num_problems']} | {accuracies} |")
+    return "\n".join(parts) + "\n"
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Accuracy against the number of candidates, bands: 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    prm = result.get("selected", {}).get("aggregation", HEADLINE)
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    sizes = [int(k) for k in result["by_k"]]
+    for name, label, color, style in (
+        ("pass", "pass@N (upper bound)", "#999999", ":"),
+        (prm, f"PRM: {prm}", "#c0392b", "-"),
+        ("weighted_vote", "PRM-weighted vote", "#e59866", "-"),
+        ("majority", "majority vote", "#2471a3", "--"),
+        ("likelihood", "likelihood rerank", "#7d3c98", "--"),
+        ("random", "random", "#555555", "--"),
+    ):
+        if name not in result["by_k"]["1"]:
+            continue
+        middle = [100 * result["by_k"][str(k)][name] for k in sizes]
+        low, high = zip(*(result["by_k_ci95"][str(k)][name] for k in sizes), strict=True)
+        axes.plot(sizes, middle, style, color=color, label=label, marker="o", markersize=3)
+        axes.fill_between(sizes, 100 * np.array(low), 100 * np.array(high), color=color, alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(k) for k in sizes])
+    axes.set(xlabel="candidates N", ylabel="accuracy, %", ylim=(0, 102))
+    axes.set_title(f"Best-of-N on {result['num_problems']} problems", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, loc="best")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -166,13 +247,17 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="scored rollouts")
     parser.add_argument("--output_file", type=Path, help="default: <input>_score.json")
     parser.add_argument("--select_on", type=Path, help="score file of a dev split that decides the aggregation")
-    parser.add_argument("--seed", type=int, default=0, help="decides the bootstrap draws")
+    parser.add_argument("--seed", type=int, default=0, help="decides the bootstrap draws and the subsets of votes")
     args = parser.parse_args()
     result = calculate(read_checked(args.input_file, parse_scored), args.seed)
     if args.select_on:
         result["selected"] = select(result, args.select_on)
-    write_json(args.output_file or args.input_file.with_name(f"{args.input_file.stem}_score.json"), result)
-    print(table(result))
+    output = args.output_file or args.input_file.with_name(f"{args.input_file.stem}_score.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(result, output.with_suffix(".png"))
+    write_atomic(output.with_suffix(".md"), markdown(result))
+    write_json(output, result)
+    print(screen(result))
 
 
 if __name__ == "__main__":

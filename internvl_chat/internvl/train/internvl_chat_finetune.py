@@ -19,6 +19,7 @@ import torch
 from tokenizers import AddedToken
 from torch import nn
 from transformers import HfArgumentParser, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import IntervalStrategy
 
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
@@ -131,6 +132,8 @@ def main() -> None:
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     if args.n_gpu > 1:
         raise cli.BadInput(f"{args.n_gpu} GPUs in one process: start under torchrun, as shell/launch.sh does")
+    if model_args.use_llm_lora and is_deepspeed_zero3_enabled():
+        raise cli.BadInput("--use_llm_lora: adapters cannot be merged into weights spread by ZeRO-3, use ZeRO-1")
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
     rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
@@ -168,7 +171,9 @@ def main() -> None:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
     result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
     if (dropped := int(trainer.seen[3])) and args.should_save:
-        print(f"{dropped} targets beyond --max_seq_length {data_args.max_seq_length} were dropped")
+        print(
+            f"--max_seq_length {data_args.max_seq_length} cut off {dropped} targets, counted in every epoch of this run"
+        )
     save_final(trainer, processor, args, model_args.model_name_or_path)
     result.metrics["engine"] = type(trainer.model_wrapped).__name__
     trainer.save_metrics("train", result.metrics, combined=False)

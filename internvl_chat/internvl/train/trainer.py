@@ -141,14 +141,14 @@ class FinetuneTrainer(Trainer):
         super().log(logs, start_time)
 
     def rates(self) -> dict[str, float]:
-        """Since the last call, over all processes: targets and tokens per second, share of the GPUs' peak; memory."""
+        """Since the last call, over all processes: labels and tokens per second, share of the GPUs' peak; memory."""
         now = time.monotonic()
         targets, tokens, flops, _ = ((self.seen - self.reported) / (now - self.reported_at)).tolist()
         self.reported, self.reported_at = self.seen, now
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
         peak = next((value for word, value in PEAK_FLOPS.items() if word in name), None)
         return {
-            "labels_per_second": round(targets, 1),
+            **({} if self.vocabulary is None else {"labels_per_second": round(targets, 1)}),
             "tokens_per_second": round(tokens, 1),
             **({"mfu": round(flops / peak / self.args.world_size, 4)} if peak else {}),
             "peak_memory_gib": round(peak_memory(), 2),

@@ -1,0 +1,127 @@
+"""Ways to choose one of a problem's candidates, and how often each chooses a right one. No files, no bootstraps.
+
+Ties: where several candidates (or answers of a vote) share the best value, the accuracy is the mean over them, that is
+the expectation of a random choice; no result depends on the order of candidates. A candidate without steps loses.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mm_prm.answers import canonical
+
+EDGE = 1e-9  # scores are kept this far from 0 and 1, so that every logarithm and odds ratio is finite
+VOTE_SUBSETS = 32
+
+
+def _clip(scores: Sequence[float]) -> np.ndarray:
+    return np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE)
+
+
+# From one score per step to one number per candidate (paper, section 4); larger is better.
+AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
+    "min": lambda p: float(p.min()),
+    "last": lambda p: float(p[-1]),
+    "product": lambda p: float(p.prod()),
+    "average": lambda p: float(p.mean()),
+    "sum_logprob": lambda p: float(np.log(p).sum()),
+    "max": lambda p: float(p.max()),
+    "sum_logit": lambda p: float(np.log(p / (1 - p)).sum()),
+    "mean_odd": lambda p: float((p / (1 - p)).mean()),
+}
+HEADLINE = "mean_odd"  # the paper's
+VOTE_WEIGHT = "min"  # the PRM-weighted vote adds this aggregation over candidates with the same answer
+
+
+def aggregate(name: str, scores: Sequence[Sequence[float]]) -> list[float]:
+    """One number per candidate; minus infinity for a candidate without steps."""
+    return [AGGREGATIONS[name](_clip(steps)) if steps else -math.inf for steps in scores]
+
+
+def best_of(values: Sequence[float], labels: Sequence[int], k: int) -> float:
+    """Expected accuracy of the best-valued candidate over all k-subsets of the candidates, ties averaged.
+
+    A group of equal values decides a subset that holds one of it and nothing better:
+    [C(n - better, k) - C(n - better - size, k)] / C(n, k).
+    """
+    groups: dict[float, list[int]] = defaultdict(list)
+    for value, label in zip(values, labels, strict=True):
+        groups[value].append(label)
+    remaining, total = len(labels), 0.0
+    for value in sorted(groups, reverse=True):
+        group = groups[value]
+        decides = math.comb(remaining, k) - math.comb(remaining - len(group), k)
+        total += decides * sum(group) / len(group)
+        remaining -= len(group)
+    return total / math.comb(len(labels), k)
+
+
+def pass_at(labels: Sequence[int], k: int) -> float:
+    """Unbiased pass@k: 1 - C(n - right, k) / C(n, k)."""
+    return 1 - math.comb(len(labels) - sum(labels), k) / math.comb(len(labels), k)
+
+
+def vote(answers: Sequence[str], labels: Sequence[int], weights: Sequence[float]) -> float:
+    """Accuracy of the answer with the largest total weight, ties averaged; an empty answer does not vote."""
+    weight: dict[str, float] = defaultdict(float)
+    right: dict[str, list[int]] = defaultdict(list)
+    for answer, label, value in zip(answers, labels, weights, strict=True):
+        if answer:
+            weight[answer] += value
+            right[answer].append(label)
+    if not weight:
+        return 0.0
+    top = max(weight.values())
+    winners = [sum(right[a]) / len(right[a]) for a in weight if math.isclose(weight[a], top, rel_tol=1e-12)]
+    return sum(winners) / len(winners)
+
+
+def vote_of(answers: Sequence[str], labels: Sequence[int], weights: Sequence[float], k: int, seed: str) -> float:
+    """`vote` over k of the candidates: exact for all of them and for one, else the mean over seeded random subsets."""
+    if k >= len(labels):
+        return vote(answers, labels, weights)
+    if k == 1:
+        subsets = [[number] for number in range(len(labels))]
+    else:
+        rng = random.Random(seed)
+        subsets = [rng.sample(range(len(labels)), k) for _ in range(VOTE_SUBSETS)]
+    return float(np.mean([vote(*([column[i] for i in s] for column in (answers, labels, weights))) for s in subsets]))
+
+
+@dataclass
+class Candidates:
+    """One problem's candidates. labels: [n], 0 or 1; values: one number per candidate, by the name of a rule that takes
+    the largest; answers: [n] canonical, None when the record has none; seed: of the votes over subsets."""
+
+    labels: list[int]
+    values: dict[str, list[float]]
+    answers: list[str] | None
+    seed: str
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Candidates:
+        """From a scored record."""
+        scores, values = record["prm_scores"], {}
+        if record.get("logprobs") is not None:
+            kept = [value if steps else -math.inf for value, steps in zip(record["logprobs"], scores, strict=True)]
+            values["likelihood"] = kept
+        values |= {name: aggregate(name, scores) for name in AGGREGATIONS}
+        answers = record.get("answers")
+        return cls(record["labels"], values, None if answers is None else canonical(answers), record["id"])
+
+    def accuracies(self, k: int) -> dict[str, float]:
+        """Accuracy of every rule with k of the candidates, or with all when there are fewer."""
+        labels, k = self.labels, min(k, len(self.labels))
+        out = {"random": sum(labels) / len(labels), "pass": pass_at(labels, k)}
+        if self.answers is not None:
+            weights = [max(value, 0.0) for value in self.values[VOTE_WEIGHT]]
+            out["majority"] = vote_of(self.answers, labels, [1.0] * len(labels), k, self.seed)
+            out["weighted_vote"] = vote_of(self.answers, labels, weights, k, self.seed)
+        return out | {name: best_of(values, labels, k) for name, values in self.values.items()}

@@ -1,0 +1,77 @@
+"""Small statistics shared by everything that reports numbers: bootstraps over problems, AUROC, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BOOTSTRAPS, BINS = 2000, 15
+
+
+@dataclass
+class ClusterDraws:
+    """Bootstrap draws of whole clusters. member: cluster of each value, [values]; times: how often each cluster was
+    drawn, [draws, clusters]."""
+
+    member: np.ndarray
+    times: np.ndarray
+
+    @property
+    def clusters(self) -> int:
+        return self.times.shape[1]
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of the values in every draw. values: [values]; returns [draws]."""
+        sums, sizes = (np.bincount(self.member, weights, self.clusters) for weights in (values, None))
+        return (self.times @ sums) / (self.times @ sizes)
+
+
+def cluster_draws(clusters: Sequence[str], seed: int) -> ClusterDraws:
+    """Seeded draws with replacement of as many clusters as there are; clusters: the name of each value's."""
+    names, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAPS)
+    return ClusterDraws(member, times.astype(np.float64))
+
+
+def interval(draws: np.ndarray) -> list[float]:
+    """95 % percentile interval."""
+    return np.percentile(draws, [2.5, 97.5]).tolist()
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values share the mean of theirs."""
+    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(size) - (size - 1) / 2)[group]
+
+
+def auroc(scores: np.ndarray, right: np.ndarray) -> float | None:
+    """Chance that a right entry scores above a wrong one, ties half; None when a class is empty. right: bool."""
+    yes, no = int(right.sum()), int((~right).sum())
+    if not yes or not no:
+        return None
+    return float((ranks(scores)[right].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def brier(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance of probability and outcome."""
+    return float(((scores - labels) ** 2).mean())
+
+
+def calibration_error(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error over 15 equal bins: |mean score - share right|, weighted by the bins' sizes."""
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    return float(np.abs(np.bincount(bins, scores - labels, BINS)).sum() / len(scores))
+
+
+def within_correlation(values: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float | None:
+    """Rank correlation of two numbers per candidate within problems: ranks minus the problem's mean rank, then
+    Pearson over all; None when one of them never varies."""
+    centred = [
+        np.concatenate([ranks(np.asarray(row, dtype=np.float64)) - (len(row) + 1) / 2 for row in rows])
+        for rows in (values, others)
+    ]
+    spread = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    return float((centred[0] * centred[1]).sum() / spread) if spread else None

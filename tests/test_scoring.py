@@ -1,0 +1,117 @@
+"""Scoring candidates: in batches, in pieces, after a kill and over several processes as one by one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import evaluate_prm
+import pytest
+import torch
+from conftest import ROOT, run_forked
+from PIL import Image
+
+from mm_prm.prm_model import Prm
+
+SCRIPT = "eval/prm/evaluate_prm.py"
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory):
+    """Five problems: pictures, none, two; candidates with shared steps, none at all."""
+    folder = tmp_path_factory.mktemp("rollouts")
+    for index in range(2):
+        Image.new("RGB", (112, 112), (90 * index, 30, 30)).save(folder / f"p{index}.png")
+    images = ["p0.png", None, ["p0.png", "p1.png"], "p1.png", None]
+    splits = [
+        [["one", "two"], ["one", "three", "4"], []],
+        [["a longer first step than the others have", "b"], ["c"]],
+        [["x", "y", "z"]] * 2,
+        [[], []],
+        [["last"]],
+    ]
+    records = [
+        {"id": str(n), "question": f"what {n}?", "image_path": image, "answer": "6", "labels": [0] * len(steps)}
+        | {"solutions_splits": steps}
+        for n, (image, steps) in enumerate(zip(images, splits, strict=True))
+    ]
+    (folder / "r.json").write_text(json.dumps(records))
+    return folder / "r.json"
+
+
+def one_by_one(desk, rollouts):
+    """Every candidate in a row of its own."""
+    prm = Prm.load(str(desk), "\n\n")
+    records = [evaluate_prm.with_images(record, rollouts.parent) for record in json.loads(rollouts.read_text())]
+    return [
+        [prm.score(record["question"], images, [steps])[0] for steps in record["solutions_splits"]]
+        for record, images in records
+    ]
+
+
+def flat(scores):
+    return torch.tensor([score for problem in scores for candidate in problem for score in candidate])
+
+
+def run(desk, rollouts, output, *flags, processes=None):
+    args = [SCRIPT, "--checkpoint", desk, "--input_file", rollouts, "--output_file", output, *flags]
+    if not processes:
+        return run_forked(*args)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes, "--master_port", 29644]
+    return subprocess.run([*map(str, command), *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def scores_in(path):
+    return [record["prm_scores"] for record in json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize("batch_tokens", ["16384", "200", "1"])
+def test_batches_and_pieces_give_the_scores_of_one_by_one(desk, rollouts, tmp_path, monkeypatch, batch_tokens):
+    # 200 tokens hold some problems, 1 token no two candidates.
+    passes, forward = [], Prm.forward
+    monkeypatch.setattr(Prm, "forward", lambda prm, pieces: passes.append(pieces) or forward(prm, pieces))
+    args = ["--checkpoint", desk, "--input_file", rollouts, "--output_file", tmp_path / "s.json"]
+    monkeypatch.setattr("sys.argv", ["", *map(str, args), "--batch_tokens", batch_tokens])
+    evaluate_prm.main()
+    assert {"16384": 1, "200": 4, "1": 7}[batch_tokens] == len(passes)
+    expected = one_by_one(desk, rollouts)
+    found = scores_in(tmp_path / "s.json")
+    assert [[len(steps) for steps in problem] for problem in found] == [[2, 3, 0], [2, 1], [3, 3], [0, 0], [1]]
+    torch.testing.assert_close(flat(found), flat(expected), atol=1e-5, rtol=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollouts, tmp_path, monkeypatch):
+    output, partial = tmp_path / "s.json", tmp_path / "s.json.partial-0.jsonl"
+    calls = []
+
+    def stop_after_two(prm, problems):
+        for number, (candidates, _) in enumerate(problems):
+            calls.append(number)
+            if number == 2:
+                raise KeyboardInterrupt
+            yield [[0.25] * len(steps) for steps in candidates]
+
+    args = ["--checkpoint", desk, "--input_file", rollouts, "--output_file", output]
+    monkeypatch.setattr("sys.argv", ["", *map(str, args)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Prm, "score_each", stop_after_two)
+        evaluate_prm.main()
+    assert len(partial.read_text().splitlines()) == 3 and not output.exists()
+    partial.write_text(partial.read_text() + '{"number": 2, "prm_sc')  # cut short by a kill
+    done = run(desk, rollouts, output, "--step_separator", "")
+    assert done.returncode == 2 and "begun with other flags" in done.stderr
+    done = run(desk, rollouts, output)
+    assert done.returncode == 0 and "2 of 5 problems already scored" in done.stdout, done.stderr[-2000:]
+    found = scores_in(output)
+    assert found[0] == [[0.25] * 2, [0.25] * 3, []] and found[2][0][0] != 0.25 and not partial.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(desk, rollouts, tmp_path):
+    done = run(desk, rollouts, tmp_path / "two.json", processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    torch.testing.assert_close(
+        flat(scores_in(tmp_path / "two.json")), flat(one_by_one(desk, rollouts)), atol=1e-5, rtol=0
+    )
+    assert os.listdir(tmp_path) == ["two.json"]
