@@ -119,13 +119,9 @@ class Restructuring:
         self.judge = Judge(args.judge, None if args.judge == "rule" else self.pool, args.model)
         run = {name: getattr(args, name) for name in ("model", "temperature", "max_new_tokens", "judge", "seed")}
         self.tried: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        journal.begin(run)
         for row in journal.rows[1:]:
             self.tried[row["key"]].append(row)
-        if self.tried and journal.rows[0] != {"run": run}:
-            raise cli.BadInput(f"{journal.path} was begun with other flags: repeat them, or remove it to begin anew")
-        if not self.tried:
-            journal.clear()
-            journal.append({"run": run})
 
     def text(self, problem: Problem) -> str | None:
         """The solution in steps, None while there is none."""

@@ -3,6 +3,8 @@
     python eval/generate_rollouts.py --benchmark seed --data test.json --output_file rollouts.json \\
         --policy_endpoint http://127.0.0.1:8000/v1 --model policy --judge rule
 
+`python eval/benchmarks.py --list` says what --benchmark can be and which files it needs.
+
 Finished problems are kept in <output_file>.partial.jsonl until all are done: run the same command to resume.
 """
 
@@ -14,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import BENCHMARKS
+from benchmarks import BENCHMARKS, DETAILS, add_data_flags, read_benchmark
 from mm_prm import cli
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, ProblemJudge, add_judge_flags, judge_from_flags
@@ -26,7 +28,7 @@ from mm_prm.work import work_through
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--benchmark", choices=list(BENCHMARKS), default="seed", help="how to read --data")
-    parser.add_argument("--data", type=Path, required=True, help="the benchmark's file")
+    add_data_flags(parser)
     parser.add_argument("--output_file", type=Path, required=True, help="rollouts, a JSON list")
     parser.add_argument("--num_rollouts", type=cli.positive_int, default=16, help="candidates per problem")
     add_policy_flags(parser)
@@ -49,24 +51,19 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
         "answers": answers,
         "labels": [int(verdicts.get(answer, False)) for answer in answers],
         "logprobs": [rollout.logprob for rollout in rollouts],
+        **{name: problem.record[name] for name in DETAILS if problem.record.get(name) is not None},
     }
 
 
-def check_run(journal: Journal, args: argparse.Namespace, client: PolicyClient, judge: Judge) -> None:
-    """Raises BadInput when the journal holds candidates that were drawn or judged in another way."""
+def run_row(args: argparse.Namespace, client: PolicyClient, judge: Judge) -> dict[str, Any]:
+    """How candidates are drawn and judged: a journal of others is not gone on with."""
     run = {"num_rollouts": args.num_rollouts, "judge": judge.kind, "judge_model": judge.model, "seed": args.seed}
-    run |= {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
-    if journal.rows[:1] == [{"run": run}]:
-        return
-    if any("key" in row for row in journal.rows):
-        raise cli.BadInput(f"{journal.path} was begun with other flags: repeat them, or remove it to begin anew")
-    journal.clear()
-    journal.append({"run": run})
+    return run | {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
 
 
 async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
     client, judge = policy_from_flags(args), judge_from_flags(args)
-    check_run(journal, args, client, judge)
+    journal.begin(run_row(args, client, judge))
 
     async def one(problem: Problem) -> None:
         rollouts = await client.for_problem(problem).draw([], args.num_rollouts, logprobs=True)
@@ -89,7 +86,8 @@ def make_records(args: argparse.Namespace, problems: list[Problem], journal: Jou
     """All records in the order of the problems; what an interrupted run left in the journal is not made again."""
     done = {row["key"] for row in journal.rows if "key" in row}
     todo = [problem for problem in problems if problem.key not in done]
-    print(f"{args.data}: {len(problems)} problems, {len(problems) - len(todo)} already done", flush=True)
+    source, done_before = args.data or args.benchmark, len(problems) - len(todo)
+    print(f"{source}: {len(problems)} problems, {done_before} already done", flush=True)
     asyncio.run(generate(args, todo, journal))
     records = {row["key"]: row["record"] for row in journal.rows if "key" in row}
     return [records[problem.key] for problem in problems]
@@ -100,7 +98,7 @@ def main() -> None:
     if args.output_file.exists():
         print(f"{args.output_file}: already there")
         return
-    problems = BENCHMARKS[args.benchmark](args.data)
+    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent)
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     with Journal(args.output_file.with_name(args.output_file.name + ".partial.jsonl")) as journal:
         records = make_records(args, problems, journal)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import run_script
 from extract_calculate import calculate, natural, share_bin
-from selection import AGGREGATIONS, Candidates, aggregate, best_of, pass_at, vote, vote_of
 
 from mm_prm.answers import canonical
+from mm_prm.selection import AGGREGATIONS, Candidates, aggregate, best_of, pass_at, vote, vote_of
 from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, within_correlation
 
 

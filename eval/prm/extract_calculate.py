@@ -3,7 +3,7 @@
     python eval/prm/extract_calculate.py --input_file scored.json --select_on dev_scored_score.json
 
 Writes <scored>_score.json, the same as a Markdown table (.md) and the accuracy against N as a figure (.png). The rules
-that choose a candidate, and what happens on ties, are in selection.py.
+that choose a candidate, and what happens on ties, are in mm_prm/selection.py.
 """
 
 from __future__ import annotations
@@ -15,21 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from selection import AGGREGATIONS, HEADLINE, Candidates
 
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
+from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid
 from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, interval, within_correlation
 
 CLUSTER = "problem_index"  # MathVerse's versions of a problem are drawn together
 BREAKDOWNS = ("subject", "level", "problem_version", "source")  # fields of a record that name a group
 BASELINES = ("random", "majority")
 Draws = Callable[[np.ndarray], np.ndarray]
-
-
-def grid(size: int) -> list[int]:
-    """1, 2, 4, ... and size."""
-    return sorted({2**power for power in range(size.bit_length())} | {size})
 
 
 def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -63,12 +58,6 @@ def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 def shown(name: str, size: int) -> str:
     return f"pass@{size}" if name == "pass" else name
-
-
-def accuracy_columns(problems: Sequence[Candidates], k: int) -> dict[str, np.ndarray]:
-    """Accuracy per problem, [problems], of every rule that all problems allow."""
-    rows = [problem.accuracies(k) for problem in problems]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
 
 
 def gap_closed(values: np.ndarray, random: np.ndarray, top: np.ndarray, means: Draws) -> dict[str, Any]:

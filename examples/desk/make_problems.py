@@ -334,7 +334,7 @@ def write_problems(folder: Path, split: str, problems: list[Made]) -> list[dict[
                 "question": family.question(problem.numbers, problem.thing),
                 "correct_answer": str(family.solve(problem.numbers, problem.thing)[1]),
                 "image_path": name,
-                "family": problem.family,
+                "subject": problem.family,
             }
         )
     return records

@@ -125,3 +125,14 @@ class Candidates:
             out["majority"] = vote_of(self.answers, labels, [1.0] * len(labels), k, self.seed)
             out["weighted_vote"] = vote_of(self.answers, labels, weights, k, self.seed)
         return out | {name: best_of(values, labels, k) for name, values in self.values.items()}
+
+
+def grid(size: int) -> list[int]:
+    """1, 2, 4, ... and size."""
+    return sorted({2**power for power in range(size.bit_length())} | {size})
+
+
+def accuracy_columns(problems: Sequence[Candidates], k: int) -> dict[str, np.ndarray]:
+    """Accuracy per problem, [problems], of every rule that all problems allow."""
+    rows = [problem.accuracies(k) for problem in problems]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}

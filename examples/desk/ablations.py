@@ -1,0 +1,243 @@
+"""Turn the scored candidates of ablations.sh into its tables and figures.
+
+    python examples/desk/ablations.py --run_dir runs/desk_ablations
+
+Writes tables.md, configs.png and candidates.png. For every training seed the aggregation is the best one on dev.
+Intervals: 95 % of 2,000 bootstraps that draw seeds and test problems; differences are paired in both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from mm_prm import cli
+from mm_prm.records import parse_scored, read_checked, read_json, write_atomic
+from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid
+from mm_prm.statistics import auroc, cluster_draws, interval
+
+REFERENCE = "rollouts"
+CONFIGS = {
+    "rollouts": "rollout labels, soft, 5e-4, 8 rollouts a node, 400 problems",
+    "rollouts_hard": "hard labels",
+    "edges": "edge labels (the paper)",
+    "edges_hard": "edge labels, hard",
+    "edges_step": "edge labels, a marker after every step",
+    "lr_1e-4": "learning rate 1e-4",
+    "lr_2e-3": "learning rate 2e-3",
+    "nodes_4": "4 rollouts a node, 12 searches",
+    "nodes_16": "16 rollouts a node, 3 searches",
+    "problems_50": "50 annotated problems",
+    "problems_150": "150 annotated problems",
+}
+POLICIES = {"slips60": "rollouts", "slips45": "slips45", "slips30": "slips30"}  # and the config of its own PRM
+BASELINES = ("random", "majority", "likelihood", "pass")
+
+
+@dataclass
+class Scored:
+    """One PRM on one file of candidates."""
+
+    path: Path
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        return read_checked(self.path, parse_scored)
+
+    @cached_property
+    def at(self) -> dict[int, dict[str, np.ndarray]]:
+        """Accuracies by number of candidates and rule, [problems] each."""
+        problems = [Candidates.of(record) for record in self.records]
+        return {k: accuracy_columns(problems, k) for k in grid(max(len(problem.labels) for problem in problems))}
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        return self.at[max(self.at)]
+
+
+@dataclass
+class Config:
+    """All seeds of one config. files: by seed, folder of its scored candidates."""
+
+    seeds: list[Path]
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """The aggregation of every seed, by dev accuracy."""
+        columns = [Scored(seed / "dev.json").columns for seed in self.seeds]
+        return [max(AGGREGATIONS, key=lambda name: found[name].mean()) for found in columns]
+
+    @cached_property
+    def tests(self) -> list[Scored]:
+        return [Scored(seed / "test.json") for seed in self.seeds]
+
+    def accuracy(self, rule: str | None = None, k: int | None = None, on: str = "test") -> np.ndarray:
+        """[seeds, problems]; rule None: the chosen one of every seed."""
+        tests = self.tests if on == "test" else [Scored(seed / f"on_{on}.json") for seed in self.seeds]
+        names = self.chosen if rule is None else [rule] * len(tests)
+        return np.array([test.at[k or max(test.at)][name] for test, name in zip(tests, names, strict=True)])
+
+
+def means(values: np.ndarray) -> np.ndarray:
+    """Bootstrap means over seeds and problems. values: [seeds, problems]; returns [draws]."""
+    seeds, problems = (cluster_draws(list(map(str, range(size))), seed) for seed, size in enumerate(values.shape))
+    return ((seeds.times @ values) * problems.times).sum(1) / values.size
+
+
+def cell(values: np.ndarray, signed: bool = False) -> str:
+    low, high = (100 * bound for bound in interval(means(values)))
+    return f"{100 * values.mean():{'+' if signed else ''}.1f} [{low:.1f}, {high:.1f}]"
+
+
+def step_auroc(records: list[dict[str, Any]]) -> float | None:
+    """Of all step scores, against the outcome of their candidates."""
+    pairs = [
+        (score, label)
+        for record in records
+        for steps, label in zip(record["prm_scores"], record["labels"], strict=True)
+        for score in steps
+    ]
+    scores, labels = np.array(pairs, dtype=np.float64).T
+    return auroc(scores, labels > 0.5)
+
+
+def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
+    reference = configs[REFERENCE].accuracy()
+    lines = ["| config | labels | chosen on dev | accuracy | sd | over the first | mean_odd | weighted vote | AUROC |"]
+    lines.append("|---" * 9 + "|")
+    for name, text in CONFIGS.items():
+        config = configs[name]
+        values = config.accuracy()
+        labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
+        chosen = ", ".join(f"{rule} {count}" for rule, count in Counter(config.chosen).most_common())
+        against = "" if name == REFERENCE else cell(values - reference, signed=True)
+        area = np.mean([step_auroc(test.records) for test in config.tests])
+        lines.append(
+            f"| {text} | {labels:,} | {chosen} | {cell(values)} | {100 * values.mean(1).std(ddof=1):.1f} | {against} "
+            f"| {cell(config.accuracy(HEADLINE))} | {cell(config.accuracy('weighted_vote'))} | {area:.3f} |"
+        )
+    return lines
+
+
+def policy_table(configs: dict[str, Config]) -> list[str]:
+    """Baselines and PRMs on the candidates of each policy; one row per policy."""
+    lines = [
+        "| candidates of | "
+        + " | ".join(BASELINES)
+        + " | own PRM | own PRM, weighted vote | PRM minus majority | other PRMs |"
+    ]
+    lines.append("|---" * 9 + "|")
+    for policy, own in POLICIES.items():
+        base = {name: configs[own].accuracy(name)[:1] for name in BASELINES}
+        values, votes = configs[own].accuracy(), configs[own].accuracy("weighted_vote")
+        others = [
+            name
+            for name in POLICIES.values()
+            if name != own and (configs[name].seeds[0] / f"on_{policy}.json").exists()
+        ]
+        across = "; ".join(f"{name}: {cell(configs[name].accuracy(on=policy))}" for name in others)
+        lines.append(
+            f"| {policy} | {' | '.join(map(cell, base.values()))} | {cell(values)} | {cell(votes)} "
+            f"| {cell(values - base['majority'], signed=True)} | {across} |"
+        )
+    return lines
+
+
+def curves(configs: dict[str, Config]) -> dict[str, dict[int, np.ndarray]]:
+    """By line of the figure and number of candidates: [seeds, problems]."""
+    ours, edges = configs[REFERENCE], configs["edges"]
+    sizes = list(ours.tests[0].at)
+    lines = {
+        name: {k: ours.accuracy(name, k)[:1] for k in sizes} for name in ("pass", "majority", "likelihood", "random")
+    }
+    lines["PRM, rollout labels"] = {k: ours.accuracy(None, k) for k in sizes}
+    lines["PRM-weighted vote, rollout labels"] = {k: ours.accuracy("weighted_vote", k) for k in sizes}
+    lines["PRM, edge labels"] = {k: edges.accuracy(None, k) for k in sizes}
+    return lines
+
+
+def candidates_table(lines: dict[str, dict[int, np.ndarray]]) -> list[str]:
+    sizes = list(next(iter(lines.values())))
+    head = ["| rule | " + " | ".join(f"N = {k}" for k in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    return [*head, *(f"| {name} | " + " | ".join(cell(at[k]) for k in sizes) + " |" for name, at in lines.items())]
+
+
+def draw_candidates(lines: dict[str, dict[int, np.ndarray]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    for number, (name, at) in enumerate(lines.items()):
+        bounds = np.array([interval(means(values)) for values in at.values()])
+        style = "-" if name.startswith("PRM") else "--"
+        axes.plot(
+            list(at),
+            [100 * values.mean() for values in at.values()],
+            style,
+            color=f"C{number}",
+            label=name,
+            marker="o",
+            markersize=3,
+        )
+        axes.fill_between(list(at), 100 * bounds[:, 0], 100 * bounds[:, 1], color=f"C{number}", alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(at), list(map(str, at)))
+    axes.set(xlabel="candidates N", ylabel="accuracy, %", ylim=(0, 102))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)
+    save(figure, path)
+
+
+def draw_configs(configs: dict[str, Config], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=150)
+    for number, name in enumerate(CONFIGS):
+        values = configs[name].accuracy()
+        low, high = interval(means(values))
+        axes.plot([100 * low, 100 * high], [-number] * 2, color="#c0392b", linewidth=2)
+        axes.plot(100 * values.mean(1), [-number] * len(values), "|", color="#555555")
+        axes.plot(100 * values.mean(), -number, "o", color="#c0392b")
+    axes.axvline(
+        100 * configs[REFERENCE].accuracy("majority").mean(), color="#2471a3", linestyle="--", label="majority vote"
+    )
+    axes.set_yticks([-number for number in range(len(CONFIGS))], list(CONFIGS.values()), fontsize=7)
+    axes.set(xlabel="Best-of-16 accuracy, %: mean and 95 % interval; bars: seeds")
+    axes.grid(alpha=0.25, axis="x")
+    axes.legend(fontsize=7)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder that ablations.sh wrote")
+    args = parser.parse_args()
+    run = args.run_dir
+    configs = {
+        name: Config(sorted(path.parent for path in run.glob(f"scored/{name}-[0-9]*/done")))
+        for name in dict.fromkeys([*CONFIGS, *POLICIES.values()])
+    }
+    if missing := [name for name, config in configs.items() if not config.seeds]:
+        raise cli.BadInput(f"{run}: nothing scored yet for {', '.join(missing)}")
+    lines = curves(configs)
+    draw_candidates(lines, run / "candidates.png")
+    draw_configs(configs, run / "configs.png")
+    count = len(configs[REFERENCE].tests[0].records)
+    parts = [f"{count} test problems, {len(configs[REFERENCE].seeds)} training seeds; in %, [95 % interval]"]
+    parts += ["", *config_table(configs, run / "rows"), "", *policy_table(configs), "", *candidates_table(lines)]
+    write_atomic(run / "tables.md", "\n".join(parts) + "\n")
+    print("\n".join(parts))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# The paper's ablations, and a few of our own, at desk scale: five training seeds each, the aggregation fixed on a dev split,
+# tested on problems that no other part of the study has seen.
+#
+#   bash quickstart.sh && bash examples/desk/ablations.sh      about 90 minutes on 2 CPU cores after quickstart.sh
+#
+# Starts from the policy and the trees in runs/desk, writes to runs/desk_ablations: run it again after an interruption.
+# ablations.py turns the scores into docs/desk_study.md's tables and figures.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source examples/desk/common.sh
+
+STUDY=${STUDY:-runs/desk} RUN=${RUN:-runs/desk_ablations}
+SEEDS=${SEEDS:-0 1 2 3 4} EPOCHS=2
+JOBS=${JOBS:-2} # trainings side by side, one core each
+DATA=$RUN/data  # dev.json and test.json, drawn with a seed of their own
+SELF=examples/desk/ablations.sh
+
+# name: policy whose trees and candidates it takes | trees | flags of traverse.py | learning rate
+CONFIGS="
+rollouts       slips60 slips60     5e-4   --labels_from rollouts
+rollouts_hard  slips60 slips60     5e-4   --labels_from rollouts --labels hard
+edges          slips60 slips60     5e-4   --labels_from edges
+edges_hard     slips60 slips60     5e-4   --labels_from edges --labels hard
+edges_step     slips60 slips60     5e-4   --labels_from edges --spelling step
+lr_1e-4        slips60 slips60     1e-4   --labels_from rollouts
+lr_2e-3        slips60 slips60     2e-3   --labels_from rollouts
+nodes_4        slips60 slips60_4   5e-4   --labels_from rollouts
+nodes_16       slips60 slips60_16  5e-4   --labels_from rollouts
+problems_50    slips60 first_50    5e-4   --labels_from rollouts
+problems_150   slips60 first_150   5e-4   --labels_from rollouts
+slips45        slips45 slips45     5e-4   --labels_from rollouts
+slips30        slips30 slips30     5e-4   --labels_from rollouts
+"
+
+config() { # field of a config: 2 policy, 3 trees, 4 rate, 5- flags
+  echo "$CONFIGS" | tr -s ' ' | grep "^$1 " | cut -d' ' -f"$2"
+}
+
+side_by_side() { # run this script with each line of the input as arguments
+  OMP_NUM_THREADS=1 xargs -P "$JOBS" -L 1 bash $SELF "$@"
+}
+
+prepare_policy() { # the study's own, or one taught by a teacher that slips less often
+  local name=$1 slips=$2
+  stage "$name: problems and teacher" "$RUN/$name/data/sft_meta.json" "$PYTHON" examples/desk/make_problems.py \
+    --output_dir "$RUN/$name/data" --slip_rate "$slips"
+  stage "$name: the policy (90 s)" "$RUN/$name/policy/train_results.json" \
+    train_policy "$RUN/$name/data/sft_meta.json" "$RUN/$name/policy"
+}
+
+draw() { # everything that needs one policy's server, called back beside it
+  local name=$1
+  [ "$name" = slips60 ] || stage "$name: trees (2 minutes)" "$RUN/$name/trees.done" \
+    make_trees "$STUDY/data/annotate.json" "$RUN/$name" 8 6
+  if [ "$name" = slips60 ]; then # about the same number of rollouts, spent in another way
+    stage "4 rollouts per node" "$RUN/slips60_4/trees.done" make_trees "$STUDY/data/annotate.json" "$RUN/slips60_4" 4 12
+    stage "16 rollouts per node" "$RUN/slips60_16/trees.done" make_trees "$STUDY/data/annotate.json" "$RUN/slips60_16" 16 3
+  fi
+  for split in dev test; do
+    stage "$name: candidates for $split" "$RUN/$name/$split.json" make_rollouts "$DATA/$split.json" "$RUN/$name/$split.json"
+  done
+  touch "$RUN/$name/drawn"
+}
+
+first_trees() { # the trees of the first so many problems, by the hash in their names
+  mkdir -p "$RUN/first_$1/trees"
+  (cd "$RUN/slips60/trees" && printf '%s\n' *.json) | head -n "$1" |
+    while read -r name; do ln -sf "../../slips60/trees/$name" "$RUN/first_$1/trees/"; done
+  touch "$RUN/first_$1/trees.done"
+}
+
+scored() { # checkpoint, candidates, output
+  [ -e "$3" ] || "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$1" --input_file "$2" --output_file "$3"
+}
+
+one() { # train and score one config with one seed
+  local name=$1 seed=$2 out=$RUN/scored/$1-$2 policy
+  policy=$(config "$name" 2)
+  [ -e "$out/done" ] && return
+  mkdir -p "$out"
+  [ -e "$out/prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "$RUN/rows/${name}_meta.json" "$out/prm" \
+    $EPOCHS "$(config "$name" 4)" --seed "$seed" --report_to none
+  scored "$out/prm" "$RUN/$policy/dev.json" "$out/dev.json"
+  scored "$out/prm" "$RUN/$policy/test.json" "$out/test.json"
+  case $name in # a PRM on candidates of another policy than the one it was made from
+    rollouts) for other in slips30 slips45; do scored "$out/prm" "$RUN/$other/test.json" "$out/on_$other.json"; done ;;
+    slips*) scored "$out/prm" "$RUN/slips60/test.json" "$out/on_slips60.json" ;;
+  esac
+  rm -rf "$out/prm"
+  touch "$out/done"
+}
+
+case ${1:-} in
+  --policy)
+    prepare_policy "$2" "$3"
+    exit ;;
+  --draw)
+    draw "$2"
+    exit ;;
+  --one)
+    exec 3>&2 >"$RUN/logs/$2-$3.log" 2>&1
+    trap 'echo "error: $1, seed $2: see $RUN/logs/$1-$2.log" >&3' ERR
+    set -E -- "$2" "$3"
+    one "$1" "$2"
+    echo "== $1, seed $2" >&3
+    exit ;;
+esac
+
+[ -e "$STUDY/trees.done" ] || { echo "error: $STUDY holds no finished study: run quickstart.sh first" >&2; exit 2; }
+mkdir -p "$RUN/logs" "$RUN/rows"
+stage "dev and test problems of their own" "$DATA/test.json" "$PYTHON" examples/desk/make_problems.py \
+  --output_dir "$DATA" --seed 1 --train 0 --annotate 0 --dev 100 --test 300
+if [ ! -e "$RUN/slips60" ]; then
+  mkdir -p "$RUN/slips60"
+  for part in policy trees; do ln -s "$(realpath "$STUDY/$part")" "$RUN/slips60/$part"; done
+fi
+for size in 50 150; do first_trees $size; done
+printf '%s\n' "slips45 0.45" "slips30 0.3" | side_by_side --policy
+for name in slips60 slips45 slips30; do
+  stage "$name: trees and candidates" "$RUN/$name/drawn" \
+    with_server "$RUN/$name/policy" "$RUN/logs/server_$name.log" bash $SELF --draw "$name"
+done
+for name in $(echo "$CONFIGS" | cut -d' ' -f1); do
+  # shellcheck disable=SC2046  # flags
+  stage "$name: labelled paths" "$RUN/rows/${name}_meta.json" \
+    make_rows "$RUN/$(config "$name" 3)/trees" "$STUDY/data" "$RUN/rows/$name" $(config "$name" 5-)
+done
+for seed in $SEEDS; do
+  for name in $(echo "$CONFIGS" | cut -d' ' -f1); do echo "$name $seed"; done
+done | side_by_side --one
+"$PYTHON" examples/desk/ablations.py --run_dir "$RUN"
