@@ -60,7 +60,7 @@ elif [ "$ROLLOUTS" -nt "$DATA" ] || { [ -f "$ROLLOUTS" ] && [ ! -e "$DATA" ]; };
 else
   rm -f "$ROLLOUTS"                             # made from an older version of the dataset, if it is there at all
   mkdir -p "$OUTPUT_DIR"
-  echo "$DRAWN_BY" >"$ROLLOUTS.made_for"
+  printf "%s\n" "$DRAWN_BY" >"$ROLLOUTS.made_for"
   [ ! -e "$DATA" ] || set -- --data "$DATA" "$@"
   set -- "$PYTHON" "$HERE/generate_rollouts.py" --benchmark "$BENCHMARK" \
     --output_file "$ROLLOUTS" --model "$POLICY_NAME" "$@"
@@ -84,7 +84,7 @@ else
     --step_separator "$STEP_SEPARATOR" ${IMAGE_ROOT:+--image_root "$IMAGE_ROOT"}
   [ "$GPUS" = 1 ] || set -- -m torch.distributed.run --nproc_per_node "$GPUS" "$@"
   mkdir -p "$(dirname "$SCORED")"
-  echo "$SCORED_BY" >"$SCORED.made_for"
+  printf "%s\n" "$SCORED_BY" >"$SCORED.made_for"  # echo would read \n
   "$PYTHON" "$@"
 fi
 exec "$PYTHON" "$HERE/prm/extract_calculate.py" --input_file "$SCORED" \

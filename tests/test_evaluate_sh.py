@@ -1,0 +1,114 @@
+"""evaluate.sh: what it runs, what it skips, and what it refuses to take for something else."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# Stands in for Python: notes the script and its flags, and makes the file that the flags name.
+WORKER = """#!/bin/sh
+case $1 in *benchmarks.py) exec {python} "$@" ;; -m) shift 4 ;; esac
+printf '%s %s\n' "$(basename "$1")" "$*" >>"$CALLS"
+while [ $# -gt 0 ]; do
+  [ "$1" = --output_file ] && echo '[{{"solutions_splits": []}}]' >"$2"
+  shift
+done
+"""
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    worker = tmp_path / "python"
+    worker.write_text(WORKER.format(python=sys.executable))
+    worker.chmod(0o755)
+    for name in ("prm", "other/prm"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "test.json").write_text("[]")
+    calls = tmp_path / "calls"
+
+    def run(*args, **env):
+        calls.write_text("")
+        own = {"PYTHON": str(worker), "CALLS": str(calls), "POLICY_ENDPOINT": "http://h/v1", **env}
+        command = ["sh", str(ROOT / "eval/evaluate.sh"), *map(str, args)]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **own}, capture_output=True, text=True, timeout=30
+        )
+        return done, [line.split()[0] for line in calls.read_text().splitlines()], calls.read_text()
+
+    return run
+
+
+ALL = ["generate_rollouts.py", "evaluate_prm.py", "extract_calculate.py"]
+
+
+def test_what_is_done_is_skipped_by_relative_and_absolute_paths_alike(evaluate, tmp_path):
+    done, calls, text = evaluate("prm", "test.json", "--judge", "rule")
+    assert done.returncode == 0 and calls == ALL, done.stderr
+    assert "--data test.json --judge rule" in text.replace(
+        " --output_file outputs/eval/test/rollouts.json", ""
+    ).replace(" --model policy", "")
+    done, calls, _ = evaluate("prm", "test.json", "--judge", "rule")
+    assert calls == ALL[2:] and "reusing the scores in outputs/eval/test/prm_scored.json" in done.stdout
+    _, calls, _ = evaluate(tmp_path / "prm", "test.json", "--judge", "rule")
+    assert calls == ALL[2:]
+    # Another checkpoint of the same name, another separator
+    _, calls, _ = evaluate("other/prm", "test.json", "--judge", "rule")
+    assert calls == ALL[1:]
+    _, calls, text = evaluate("other/prm", "test.json", "--judge", "rule", STEP_SEPARATOR="")
+    assert calls == ALL[1:] and text.splitlines()[0].endswith("--step_separator ")
+
+
+def test_candidates_of_another_policy_are_not_taken_for_this_ones(evaluate, tmp_path):
+    evaluate("prm", "test.json")
+    done, calls, _ = evaluate("prm", "test.json", POLICY_ENDPOINT="http://other/v1")
+    assert done.returncode == 2 and calls == [] and "drawn by another policy" in done.stderr
+    done, calls, _ = evaluate("prm", "test.json", POLICY_ENDPOINT="")  # nothing to draw: what is there will do
+    assert done.returncode == 0 and calls == ALL[2:]
+    os.utime(tmp_path / "test.json", (2e9, 2e9))  # a newer dataset
+    _, calls, _ = evaluate("prm", "test.json")
+    assert calls == ALL
+
+
+def test_ready_rollouts_need_no_policy_and_gpus_share_the_scoring(evaluate, tmp_path):
+    (tmp_path / "ready.json").write_text('[{"solutions_splits": [["a"]]}]')
+    done, calls, text = evaluate("prm", "ready.json", POLICY_ENDPOINT="", GPUS="2", IMAGE_ROOT="/pictures")
+    assert done.returncode == 0 and calls == ALL[1:], done.stderr
+    assert "--input_file ready.json --output_file outputs/eval/ready/prm_scored.json" in text
+    assert "--image_root /pictures" in text
+    _, calls, _ = evaluate("prm", tmp_path / "ready.json", POLICY_ENDPOINT="")
+    assert calls == ALL[2:]
+
+
+def test_a_benchmark_is_called_by_name(evaluate, tmp_path):
+    _, calls, text = evaluate("prm", "k12_prm", "--download")
+    assert calls == ALL and "--benchmark k12_prm" in text and "--data" not in text and "--download" in text
+    (tmp_path / "data" / "mathvista_prm").mkdir(parents=True)
+    _, _, text = evaluate("prm", "mathvista_prm")
+    assert "--benchmark mathvista_prm" in text and "--data data/mathvista_prm" in text
+    done, _, _ = evaluate("prm", "nothing.json")
+    assert done.returncode == 2 and done.stderr == "error: nothing.json: no such file, and no benchmark's name\n"
+    done, _, _ = evaluate("gone", "test.json")
+    assert done.returncode == 2 and "no checkpoint there" in done.stderr
+
+
+@pytest.mark.slow
+def test_ready_rollouts_are_scored_and_counted_for_real(desk, tmp_path):
+    records = [
+        {"id": str(n), "question": f"what {n}?", "answer": "6", "answers": ["6", "5", ""], "labels": [1, 0, 0]}
+        | {"solutions_splits": [["3 + 3 = 6", "6"], ["2 + 3 = 5", "5"], []]}
+        for n in range(4)
+    ]
+    (tmp_path / "ready.json").write_text(json.dumps(records))
+    env = {**os.environ, "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
+    command = ["sh", str(ROOT / "eval/evaluate.sh"), str(desk), "ready.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [score] = (tmp_path / "outputs" / "eval" / "ready").glob("*_scored_score.json")
+    result = json.loads(score.read_text())
+    assert result["num_problems"] == 4 and result["random"]["accuracy"] == pytest.approx(1 / 3)
+    assert result["majority"]["accuracy"] == 0.5 and result["mean_odd"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
+    assert "pass@3" in done.stdout and score.with_suffix(".png").exists() and score.with_suffix(".md").exists()
