@@ -326,4 +326,5 @@ class Prm:
         batch = row_tensors(row, [piece.pixel_values for piece in pieces if piece.pixel_values is not None])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = self.model(**batch, vocabulary=yes_no_ids(self.processor.tokenizer).to(device))  # [labels, 2]
-        return logits.softmax(-1)[:, 0].tolist()
+        # In double precision: near 1 odds differ where float32 probabilities do not.
+        return logits.double().softmax(-1)[:, 0].tolist()
