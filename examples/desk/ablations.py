@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from mm_prm import cli
-from mm_prm.records import parse_scored, read_checked, read_json, write_atomic
+from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid
 from mm_prm.statistics import auroc, cluster_draws, interval
 
-REFERENCE = "rollouts"
+REFERENCE, CANDIDATES = "rollouts", 16
 CONFIGS = {
     "rollouts": "rollout labels, soft, 5e-4, 8 rollouts a node, 400 problems",
     "rollouts_hard": "hard labels",
@@ -43,48 +43,43 @@ POLICIES = {"slips60": "rollouts", "slips45": "slips45", "slips30": "slips30"}  
 BASELINES = ("random", "majority", "likelihood", "pass")
 
 
-@dataclass
 class Scored:
-    """One PRM on one file of candidates."""
+    """One PRM's scored candidates. parts: `policy/split` of each to its records."""
 
-    path: Path
+    def __init__(self, path: Path):
+        self.parts: dict[str, list[dict[str, Any]]] = {}
+        for record in read_checked(path, parse_scored):
+            self.parts.setdefault(record["part"], []).append(record)
+        self.problems = {part: [Candidates.of(record) for record in records] for part, records in self.parts.items()}
 
-    @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        return read_checked(self.path, parse_scored)
-
-    @cached_property
-    def at(self) -> dict[int, dict[str, np.ndarray]]:
-        """Accuracies by number of candidates and rule, [problems] each."""
-        problems = [Candidates.of(record) for record in self.records]
-        return {k: accuracy_columns(problems, k) for k in grid(max(len(problem.labels) for problem in problems))}
-
-    @property
-    def columns(self) -> dict[str, np.ndarray]:
-        return self.at[max(self.at)]
+    @cache  # noqa: B019 - lives as long as the script
+    def columns(self, part: str, k: int) -> dict[str, np.ndarray]:
+        """Accuracies of every rule with k candidates, [problems] each."""
+        return accuracy_columns(self.problems[part], k)
 
 
 @dataclass
 class Config:
-    """All seeds of one config. files: by seed, folder of its scored candidates."""
+    """All seeds of one config; policy: the one it was made from."""
 
-    seeds: list[Path]
+    policy: str
+    seeds: list[Scored]
 
     @cached_property
     def chosen(self) -> list[str]:
         """The aggregation of every seed, by dev accuracy."""
-        columns = [Scored(seed / "dev.json").columns for seed in self.seeds]
+        columns = [seed.columns(f"{self.policy}/dev", CANDIDATES) for seed in self.seeds]
         return [max(AGGREGATIONS, key=lambda name: found[name].mean()) for found in columns]
 
-    @cached_property
-    def tests(self) -> list[Scored]:
-        return [Scored(seed / "test.json") for seed in self.seeds]
+    @property
+    def tests(self) -> list[list[dict[str, Any]]]:
+        return [seed.parts[f"{self.policy}/test"] for seed in self.seeds]
 
-    def accuracy(self, rule: str | None = None, k: int | None = None, on: str = "test") -> np.ndarray:
-        """[seeds, problems]; rule None: the chosen one of every seed."""
-        tests = self.tests if on == "test" else [Scored(seed / f"on_{on}.json") for seed in self.seeds]
-        names = self.chosen if rule is None else [rule] * len(tests)
-        return np.array([test.at[k or max(test.at)][name] for test, name in zip(tests, names, strict=True)])
+    def accuracy(self, rule: str | None = None, k: int = CANDIDATES, on: str | None = None) -> np.ndarray:
+        """[seeds, problems]; rule None: the chosen one of every seed; on: another policy's candidates."""
+        names = self.chosen if rule is None else [rule] * len(self.seeds)
+        part = f"{on or self.policy}/test"
+        return np.array([seed.columns(part, k)[name] for seed, name in zip(self.seeds, names, strict=True)])
 
 
 def means(values: np.ndarray) -> np.ndarray:
@@ -120,7 +115,7 @@ def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
         labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
         chosen = ", ".join(f"{rule} {count}" for rule, count in Counter(config.chosen).most_common())
         against = "" if name == REFERENCE else cell(values - reference, signed=True)
-        area = np.mean([step_auroc(test.records) for test in config.tests])
+        area = np.mean([step_auroc(records) for records in config.tests])
         lines.append(
             f"| {text} | {labels:,} | {chosen} | {cell(values)} | {100 * values.mean(1).std(ddof=1):.1f} | {against} "
             f"| {cell(config.accuracy(HEADLINE))} | {cell(config.accuracy('weighted_vote'))} | {area:.3f} |"
@@ -140,9 +135,7 @@ def policy_table(configs: dict[str, Config]) -> list[str]:
         base = {name: configs[own].accuracy(name)[:1] for name in BASELINES}
         values, votes = configs[own].accuracy(), configs[own].accuracy("weighted_vote")
         others = [
-            name
-            for name in POLICIES.values()
-            if name != own and (configs[name].seeds[0] / f"on_{policy}.json").exists()
+            name for name in POLICIES.values() if name != own and f"{policy}/test" in configs[name].seeds[0].parts
         ]
         across = "; ".join(f"{name}: {cell(configs[name].accuracy(on=policy))}" for name in others)
         lines.append(
@@ -155,7 +148,7 @@ def policy_table(configs: dict[str, Config]) -> list[str]:
 def curves(configs: dict[str, Config]) -> dict[str, dict[int, np.ndarray]]:
     """By line of the figure and number of candidates: [seeds, problems]."""
     ours, edges = configs[REFERENCE], configs["edges"]
-    sizes = list(ours.tests[0].at)
+    sizes = grid(CANDIDATES)
     lines = {
         name: {k: ours.accuracy(name, k)[:1] for k in sizes} for name in ("pass", "majority", "likelihood", "random")
     }
@@ -218,23 +211,43 @@ def save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--run_dir", type=Path, required=True, help="folder that ablations.sh wrote")
-    args = parser.parse_args()
-    run = args.run_dir
+def join(run: Path, parts: list[str], output: Path) -> None:
+    """Rollouts of several policies and splits as one file, `part` says which: one start of the PRM scores them all."""
+    records = [record | {"part": part} for part in parts for record in read_json(run / f"{part}.json")]
+    write_json(output, records)
+
+
+def read_configs(run: Path) -> dict[str, Config]:
+    """Raises BadInput where a config was not scored yet."""
+    policies = dict.fromkeys(CONFIGS, "slips60") | {own: policy for policy, own in POLICIES.items()}
     configs = {
-        name: Config(sorted(path.parent for path in run.glob(f"scored/{name}-[0-9]*/done")))
-        for name in dict.fromkeys([*CONFIGS, *POLICIES.values()])
+        name: Config(policy, [Scored(path) for path in sorted(run.glob(f"scored/{name}-[0-9]*.json"))])
+        for name, policy in policies.items()
     }
     if missing := [name for name, config in configs.items() if not config.seeds]:
         raise cli.BadInput(f"{run}: nothing scored yet for {', '.join(missing)}")
+    return configs
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder that ablations.sh wrote")
+    parser.add_argument("--join", nargs="+", metavar="POLICY/SPLIT", help="write these rollouts as one file instead")
+    parser.add_argument("--output_file", type=Path, help="of --join")
+    args = parser.parse_args()
+    run = args.run_dir
+    if args.join:
+        return join(run, args.join, args.output_file)
+    configs = read_configs(run)
     lines = curves(configs)
     draw_candidates(lines, run / "candidates.png")
     draw_configs(configs, run / "configs.png")
-    count = len(configs[REFERENCE].tests[0].records)
-    parts = [f"{count} test problems, {len(configs[REFERENCE].seeds)} training seeds; in %, [95 % interval]"]
-    parts += ["", *config_table(configs, run / "rows"), "", *policy_table(configs), "", *candidates_table(lines)]
+    reference = configs[REFERENCE]
+    title = (
+        f"{len(reference.tests[0])} test problems, {CANDIDATES} candidates each, {len(reference.seeds)} training seeds"
+    )
+    parts = [f"{title}; in %, [95 % interval]", "", *config_table(configs, run / "rows"), ""]
+    parts += [*policy_table(configs), "", *candidates_table(lines)]
     write_atomic(run / "tables.md", "\n".join(parts) + "\n")
     print("\n".join(parts))
 

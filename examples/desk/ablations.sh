@@ -70,25 +70,23 @@ first_trees() { # the trees of the first so many problems, by the hash in their 
   touch "$RUN/first_$1/trees.done"
 }
 
-scored() { # checkpoint, candidates, output
-  [ -e "$3" ] || "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$1" --input_file "$2" --output_file "$3"
+parts() { # the candidates a config's PRM is scored on: its policy's, and for some another policy's
+  echo "$(config "$1" 2)/dev $(config "$1" 2)/test"
+  case $1 in
+    rollouts) echo "slips45/test slips30/test" ;;
+    slips*) echo "slips60/test" ;;
+  esac
 }
 
 one() { # train and score one config with one seed
-  local name=$1 seed=$2 out=$RUN/scored/$1-$2 policy
+  local name=$1 seed=$2 prm=$RUN/prms/$1-$2 policy
   policy=$(config "$name" 2)
-  [ -e "$out/done" ] && return
-  mkdir -p "$out"
-  [ -e "$out/prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "$RUN/rows/${name}_meta.json" "$out/prm" \
+  [ ! -e "$RUN/scored/$name-$seed.json" ] || return 0
+  [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "$RUN/rows/${name}_meta.json" "$prm" \
     $EPOCHS "$(config "$name" 4)" --seed "$seed" --report_to none
-  scored "$out/prm" "$RUN/$policy/dev.json" "$out/dev.json"
-  scored "$out/prm" "$RUN/$policy/test.json" "$out/test.json"
-  case $name in # a PRM on candidates of another policy than the one it was made from
-    rollouts) for other in slips30 slips45; do scored "$out/prm" "$RUN/$other/test.json" "$out/on_$other.json"; done ;;
-    slips*) scored "$out/prm" "$RUN/slips60/test.json" "$out/on_slips60.json" ;;
-  esac
-  rm -rf "$out/prm"
-  touch "$out/done"
+  "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/candidates/$name.json" \
+    --output_file "$RUN/scored/$name-$seed.json"
+  rm -rf "$prm"
 }
 
 case ${1:-} in
@@ -125,6 +123,11 @@ for name in $(echo "$CONFIGS" | cut -d' ' -f1); do
   # shellcheck disable=SC2046  # flags
   stage "$name: labelled paths" "$RUN/rows/${name}_meta.json" \
     make_rows "$RUN/$(config "$name" 3)/trees" "$STUDY/data" "$RUN/rows/$name" $(config "$name" 5-)
+done
+for name in $(echo "$CONFIGS" | cut -d' ' -f1); do
+  # shellcheck disable=SC2046  # parts
+  stage "$name: its candidates in one file" "$RUN/candidates/$name.json" \
+    "$PYTHON" examples/desk/ablations.py --run_dir "$RUN" --join $(parts "$name") --output_file "$RUN/candidates/$name.json"
 done
 for seed in $SEEDS; do
   for name in $(echo "$CONFIGS" | cut -d' ' -f1); do echo "$name $seed"; done
