@@ -15,6 +15,7 @@ shift 2
 DATA=${DATA:-data/$DATASET}                     # folder of a benchmark's published files; not needed with --download
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/eval/$(basename "$DATASET" .json)}   # set it for another policy or other flags
 ROLLOUTS=${ROLLOUTS:-$OUTPUT_DIR/rollouts.json}
+SCORED=${SCORED:-$OUTPUT_DIR/$(basename "$CHECKPOINT")_scored.json}
 SCORE=${SCORE:-}                                # where the metrics go; default: beside the scores
 SELECT_ON=${SELECT_ON:-}                        # score file of a dev split that fixes the aggregation
 
@@ -38,7 +39,23 @@ fail() {
   exit 2
 }
 
-made_for() { # FILE WHAT: whether the file was made for what its note says; a file without a note is trusted
+whole_path() { # of a file or folder, links resolved; a name that is neither stays as it is
+  if [ -d "$1" ]; then
+    (cd "$1" && pwd -P)
+  elif [ -e "$1" ]; then
+    echo "$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")"
+  else
+    echo "$1"
+  fi
+}
+
+# A note beside a file says what it was made for
+note() { # FILE WHAT
+  mkdir -p "$(dirname "$1")"
+  printf '%s\n' "$2" >"$1.made_for"             # echo would read \n
+}
+
+made_for() { # FILE WHAT: whether the note says so; a file without one is trusted
   [ ! -e "$1.made_for" ] || [ "$(cat "$1.made_for")" = "$2" ]
 }
 
@@ -46,46 +63,55 @@ made_for() { # FILE WHAT: whether the file was made for what its note says; a fi
 if [ -f "$DATASET" ]; then
   BENCHMARK=seed DATA=$DATASET
 else
-  "$PYTHON" "$HERE/benchmarks.py" --list | grep -q "^$DATASET: " || fail "$DATASET: no such file, and no benchmark's name"
   BENCHMARK=$DATASET
+  [ "$DATASET" != seed ] && "$PYTHON" "$HERE/benchmarks.py" --list | cut -d: -f1 | grep -Fx -e "$DATASET" >/dev/null ||
+    fail "$DATASET: no such file, and no benchmark's name"
 fi
 
-DRAWN_BY="$BENCHMARK $DATA $POLICY_MODEL $POLICY_ENDPOINT $POLICY_NAME $*"
 if [ -f "$DATASET" ] && grep -q '"solutions_splits"' "$DATASET"; then
+  [ $# -eq 0 ] || fail "$DATASET holds candidates already: $* would change nothing"
   ROLLOUTS=$DATASET
-elif [ "$ROLLOUTS" -nt "$DATA" ] || { [ -f "$ROLLOUTS" ] && [ ! -e "$DATA" ]; }; then
-  [ -z "$POLICY_MODEL$POLICY_ENDPOINT" ] || made_for "$ROLLOUTS" "$DRAWN_BY" ||
-    fail "$ROLLOUTS was drawn by another policy or with other flags: set OUTPUT_DIR"
-  echo "reusing the candidates in $ROLLOUTS"
 else
-  rm -f "$ROLLOUTS"                             # made from an older version of the dataset, if it is there at all
-  mkdir -p "$OUTPUT_DIR"
-  printf "%s\n" "$DRAWN_BY" >"$ROLLOUTS.made_for"
+  DRAWN_BY="$BENCHMARK $(whole_path "$DATA") $(whole_path "$POLICY_MODEL") $POLICY_NAME $*"
+  for made in "$ROLLOUTS" "$ROLLOUTS.partial.jsonl"; do
+    [ -z "$POLICY_MODEL$POLICY_ENDPOINT" ] || [ ! -e "$made" ] || made_for "$ROLLOUTS" "$DRAWN_BY" ||
+      fail "$made was drawn by another policy or with other flags: repeat them, or set OUTPUT_DIR"
+  done
+fi
+if [ -e "$ROLLOUTS" ]; then
+  [ "$ROLLOUTS" = "$DATASET" ] || [ ! -f "$DATASET" ] || [ ! "$DATASET" -nt "$ROLLOUTS" ] ||
+    fail "$DATASET is newer than its candidates in $ROLLOUTS: remove them, or set OUTPUT_DIR"
+  [ "$ROLLOUTS" = "$DATASET" ] || echo "reusing the candidates in $ROLLOUTS"
+else
+  [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
+  case " $* " in
+    *" --download "*) ;;
+    *) [ -e "$DATA" ] || fail "DATA=$DATA: not there; put the benchmark's files there, or add --download" ;;
+  esac
+  note "$ROLLOUTS" "$DRAWN_BY"
   [ ! -e "$DATA" ] || set -- --data "$DATA" "$@"
   set -- "$PYTHON" "$HERE/generate_rollouts.py" --benchmark "$BENCHMARK" \
     --output_file "$ROLLOUTS" --model "$POLICY_NAME" "$@"
   if [ -n "$POLICY_ENDPOINT" ]; then
     "$@"
   else
-    [ -n "$POLICY_MODEL" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
     # shellcheck disable=SC2086  # VLLM_ARGS is a list of flags
     "$PYTHON" "$HERE/../data_pipeline/serve_policy.py" --model "$POLICY_MODEL" --name "$POLICY_NAME" --port "$PORT" \
-      --log "$OUTPUT_DIR/policy_server.log" $VLLM_ARGS -- "$@"
+      --log "$ROLLOUTS.server.log" $VLLM_ARGS -- "$@"
   fi
 fi
 
-SCORED=${SCORED:-$OUTPUT_DIR/$(basename "$CHECKPOINT")_scored.json}
-SCORED_BY="$(cd "$CHECKPOINT" && pwd) $STEP_SEPARATOR $(cd "$(dirname "$ROLLOUTS")" && pwd)/$(basename "$ROLLOUTS")"
-if [ "$SCORED" -nt "$ROLLOUTS" ] && [ "$SCORED" -nt "$CHECKPOINT/config.json" ] && made_for "$SCORED" "$SCORED_BY"; then
+[ ! "$SCORED" -ef "$ROLLOUTS" ] || fail "SCORED=$SCORED is the file of the candidates: set OUTPUT_DIR"
+SCORED_BY="$(whole_path "$CHECKPOINT") $STEP_SEPARATOR $(whole_path "$IMAGE_ROOT") $(whole_path "$ROLLOUTS") $(cksum <"$ROLLOUTS")"
+if [ "$SCORED" -nt "$CHECKPOINT/config.json" ] && [ -e "$SCORED.made_for" ] && made_for "$SCORED" "$SCORED_BY"; then
   echo "reusing the scores in $SCORED"
 else
-  rm -f "$SCORED"
   set -- "$HERE/prm/evaluate_prm.py" --checkpoint "$CHECKPOINT" --input_file "$ROLLOUTS" --output_file "$SCORED" \
     --step_separator "$STEP_SEPARATOR" ${IMAGE_ROOT:+--image_root "$IMAGE_ROOT"}
-  [ "$GPUS" = 1 ] || set -- -m torch.distributed.run --nproc_per_node "$GPUS" "$@"
+  [ "$GPUS" = 1 ] || set -- -m torch.distributed.run --standalone --nproc_per_node "$GPUS" "$@"
   mkdir -p "$(dirname "$SCORED")"
-  printf "%s\n" "$SCORED_BY" >"$SCORED.made_for"  # echo would read \n
   "$PYTHON" "$@"
+  note "$SCORED" "$SCORED_BY"
 fi
 exec "$PYTHON" "$HERE/prm/extract_calculate.py" --input_file "$SCORED" \
   ${SCORE:+--output_file "$SCORE"} ${SELECT_ON:+--select_on "$SELECT_ON"}

@@ -40,6 +40,7 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
     """The rollouts record of one problem. A rollout without an answer is wrong without asking anybody."""
     answers = [rollout.answer or "" for rollout in rollouts]
     asked = sorted(set(answers) - {""})
+    logprobs = [rollout.logprob for rollout in rollouts]
     verdicts = dict(zip(asked, await asyncio.gather(*map(judge, asked)), strict=True))
     return {
         "id": problem.id,
@@ -50,7 +51,7 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
         "solutions_splits": [rollout.steps for rollout in rollouts],
         "answers": answers,
         "labels": [int(verdicts.get(answer, False)) for answer in answers],
-        "logprobs": [rollout.logprob for rollout in rollouts],
+        "logprobs": None if None in logprobs else logprobs,
         **{name: problem.record[name] for name in DETAILS if problem.record.get(name) is not None},
     }
 
@@ -95,12 +96,14 @@ def make_records(args: argparse.Namespace, problems: list[Problem], journal: Jou
 
 def main() -> None:
     args = parse_args()
+    partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
     if args.output_file.exists():
+        partial.unlink(missing_ok=True)  # a kill may have come between the two
         print(f"{args.output_file}: already there")
         return
     problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent)
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    with Journal(args.output_file.with_name(args.output_file.name + ".partial.jsonl")) as journal:
+    with Journal(partial) as journal:
         records = make_records(args, problems, journal)
         write_json(args.output_file, records)
         journal.remove()

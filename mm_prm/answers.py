@@ -225,9 +225,18 @@ def canonical(answers: Sequence[str | None]) -> list[str]:
     """
     spellings = [normalise(answer or "") for answer in answers]
     counts = sorted(Counter(spellings).items(), key=lambda item: (-item[1], item[0]))
-    meaning: dict[str, str] = {"": ""}
+    meaning, heads, numbers = {"": ""}, [], {}
     for spelling, _ in counts:
-        heads = [head for head in meaning.values() if head]
+        if spelling in meaning:
+            continue
+        number = _number(spelling)
+        if number is not None and number in numbers:  # the common case, without comparing it with every other answer
+            meaning[spelling] = numbers[number]
+            continue
         alike = (head for head in heads if "same" in (glance(head, spelling), glance(spelling, head)))
-        meaning.setdefault(spelling, next(alike, spelling))
+        meaning[spelling] = next(alike, spelling)
+        if meaning[spelling] == spelling:
+            heads.append(spelling)
+        if number is not None:
+            numbers[number] = meaning[spelling]
     return [meaning[spelling] for spelling in spellings]

@@ -36,12 +36,12 @@ class Sampling:
 @dataclass(frozen=True)
 class Rollout:
     """One drawn solution. steps: those after the prefix, the answer last; answer: None when it never came;
-    logprob: natural log, summed over its tokens, 0 when it was not asked for."""
+    logprob: natural log, summed over its tokens, None when the server did not say."""
 
     text: str
     steps: list[str]
     answer: str | None
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,9 @@ def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
     # A lone surrogate, which JSON can carry and UTF-8 cannot, would make the tree impossible to write.
     text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode("utf-8")
     steps, answer = parse_solution(text, step_format, cut=choice.get("finish_reason") == "length")
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    return Rollout(text, steps, answer, sum(token.get("logprob") or 0.0 for token in tokens))
+    tokens = (choice.get("logprobs") or {}).get("content")
+    logprob = None if tokens is None else sum(token.get("logprob") or 0.0 for token in tokens)
+    return Rollout(text, steps, answer, logprob)
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:

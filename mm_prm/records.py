@@ -403,8 +403,8 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or len(entries) != count:
             raise ValueError(f"field {name!r}: expected a list with one entry for each of the {count} candidates")
-        if not all(isinstance(entry, kind) for entry in entries):
-            raise ValueError(f"field {name!r}: an entry is of the wrong type")
+        if not all(isinstance(entry, kind) and entry == entry for entry in entries):  # NaN is not equal to itself
+            raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")
     if not all(label in (0, 1) for label in record["labels"]):

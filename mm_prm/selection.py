@@ -16,33 +16,36 @@ from typing import Any
 import numpy as np
 
 from mm_prm.answers import canonical
+from mm_prm.statistics import auroc, brier, calibration_error
 
-EDGE = 1e-9  # scores are kept this far from 0 and 1, so that every logarithm and odds ratio is finite
+EDGE = 1e-9  # logarithms and odds ratios see no score, and no 1 - score, smaller than this
+DIGITS = 12  # values that agree in so many digits are equal: rounding decides nothing
 VOTE_SUBSETS = 32
 
 
-def _clip(scores: Sequence[float]) -> np.ndarray:
-    return np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE)
+def _bounded(p: np.ndarray) -> np.ndarray:
+    return np.maximum(p, EDGE)
 
 
 # From one score per step to one number per candidate (paper, section 4); larger is better.
 AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
-    "min": lambda p: float(p.min()),
-    "last": lambda p: float(p[-1]),
-    "product": lambda p: float(p.prod()),
-    "average": lambda p: float(p.mean()),
-    "sum_logprob": lambda p: float(np.log(p).sum()),
-    "max": lambda p: float(p.max()),
-    "sum_logit": lambda p: float(np.log(p / (1 - p)).sum()),
-    "mean_odd": lambda p: float((p / (1 - p)).mean()),
+    "min": lambda p: p.min(),
+    "last": lambda p: p[-1],
+    "product": lambda p: p.prod(),
+    "average": lambda p: p.mean(),
+    "sum_logprob": lambda p: np.log(_bounded(p)).sum(),
+    "max": lambda p: p.max(),
+    "sum_logit": lambda p: (np.log(_bounded(p)) - np.log(_bounded(1 - p))).sum(),
+    "mean_odd": lambda p: (p / _bounded(1 - p)).mean(),
 }
 HEADLINE = "mean_odd"  # the paper's
 VOTE_WEIGHT = "min"  # the PRM-weighted vote adds this aggregation over candidates with the same answer
 
 
 def aggregate(name: str, scores: Sequence[Sequence[float]]) -> list[float]:
-    """One number per candidate; minus infinity for a candidate without steps."""
-    return [AGGREGATIONS[name](_clip(steps)) if steps else -math.inf for steps in scores]
+    """One number per candidate, to 12 digits; minus infinity for a candidate without steps."""
+    values = (AGGREGATIONS[name](np.asarray(steps, dtype=np.float64)) if steps else -math.inf for steps in scores)
+    return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
 def best_of(values: Sequence[float], labels: Sequence[int], k: int) -> float:
@@ -58,9 +61,9 @@ def best_of(values: Sequence[float], labels: Sequence[int], k: int) -> float:
     for value in sorted(groups, reverse=True):
         group = groups[value]
         decides = math.comb(remaining, k) - math.comb(remaining - len(group), k)
-        total += decides * sum(group) / len(group)
+        total += decides / math.comb(len(labels), k) * sum(group) / len(group)  # whole numbers first: they may be huge
         remaining -= len(group)
-    return total / math.comb(len(labels), k)
+    return total
 
 
 def pass_at(labels: Sequence[int], k: int) -> float:
@@ -136,3 +139,22 @@ def accuracy_columns(problems: Sequence[Candidates], k: int) -> dict[str, np.nda
     """Accuracy per problem, [problems], of every rule that all problems allow."""
     rows = [problem.accuracies(k) for problem in problems]
     return {name: np.array([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
+
+
+def step_scores(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How well a step's score tells whether its candidate ends right: AUROC, calibration error (15 bins), Brier."""
+    pairs = [
+        (score, label)
+        for record in records
+        for scores, label in zip(record["prm_scores"], record["labels"], strict=True)
+        for score in scores
+    ]
+    if not pairs:
+        return {"num_steps": 0, "auroc": None, "ece": None, "brier": None}
+    scores, labels = np.array(pairs, dtype=np.float64).T
+    return {
+        "num_steps": len(scores),
+        "auroc": auroc(scores, labels > 0.5),
+        "ece": calibration_error(scores, labels),
+        "brier": brier(scores, labels),
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,16 +25,20 @@ class ClusterDraws:
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Mean of the values in every draw. values: [values]; returns [draws]."""
-        sums, sizes = (np.bincount(self.member, weights, self.clusters) for weights in (values, None))
-        return (self.times @ sums) / (self.times @ sizes)
+        return (self.times @ np.bincount(self.member, values, self.clusters)) / self.sizes
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Number of values in every draw: [draws]."""
+        return self.times @ np.bincount(self.member, minlength=self.clusters)
 
 
-def cluster_draws(clusters: Sequence[str], seed: int) -> ClusterDraws:
-    """Seeded draws with replacement of as many clusters as there are; clusters: the name of each value's."""
-    names, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAPS)
-    return ClusterDraws(member, times.astype(np.float64))
+def cluster_draws(clusters: Sequence[Hashable], seed: int) -> ClusterDraws:
+    """Seeded draws with replacement of as many clusters as there are; clusters: the cluster of each value."""
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    generator, count = np.random.default_rng(seed), len(numbers)
+    times = generator.multinomial(count, np.full(count, 1 / count), size=BOOTSTRAPS)
+    return ClusterDraws(np.array([numbers[cluster] for cluster in clusters]), times.astype(np.float64))
 
 
 def interval(draws: np.ndarray) -> list[float]:

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # Stands in for Python: notes the script and its flags, and makes the file that the flags name.
 WORKER = """#!/bin/sh
-case $1 in *benchmarks.py) exec {python} "$@" ;; -m) shift 4 ;; esac
+case $1 in *benchmarks.py) exec {python} "$@" ;; -m) shift 5 ;; esac
 printf '%s %s\n' "$(basename "$1")" "$*" >>"$CALLS"
 while [ $# -gt 0 ]; do
   [ "$1" = --output_file ] && echo '[{{"solutions_splits": []}}]' >"$2"
@@ -64,13 +64,45 @@ def test_what_is_done_is_skipped_by_relative_and_absolute_paths_alike(evaluate, 
 
 def test_candidates_of_another_policy_are_not_taken_for_this_ones(evaluate, tmp_path):
     evaluate("prm", "test.json")
-    done, calls, _ = evaluate("prm", "test.json", POLICY_ENDPOINT="http://other/v1")
+    done, calls, _ = evaluate("prm", tmp_path / "test.json", POLICY_ENDPOINT="http://elsewhere/v1")
+    assert done.returncode == 0 and calls == ALL[2:]
+    done, calls, _ = evaluate("prm", "test.json", POLICY_NAME="other")
     assert done.returncode == 2 and calls == [] and "drawn by another policy" in done.stderr
     done, calls, _ = evaluate("prm", "test.json", POLICY_ENDPOINT="")  # nothing to draw: what is there will do
     assert done.returncode == 0 and calls == ALL[2:]
-    os.utime(tmp_path / "test.json", (2e9, 2e9))  # a newer dataset
-    _, calls, _ = evaluate("prm", "test.json")
+    # Nor are those of a run that was stopped.
+    rollouts = tmp_path / "outputs" / "eval" / "test" / "rollouts.json"
+    rollouts.rename(f"{rollouts}.partial.jsonl")
+    done, calls, _ = evaluate("prm", "test.json", POLICY_NAME="other")
+    assert done.returncode == 2 and calls == [] and "partial.jsonl was drawn by another policy" in done.stderr
+
+
+def test_nothing_is_deleted(evaluate, tmp_path):
+    mine = tmp_path / "deep" / "mine.json"
+    _, calls, _ = evaluate("prm", "test.json", ROLLOUTS=str(mine))
     assert calls == ALL
+    os.utime(tmp_path / "test.json", (2e9, 2e9))  # a newer dataset
+    done, calls, _ = evaluate("prm", "test.json", ROLLOUTS=str(mine))
+    assert done.returncode == 2 and calls == [] and "test.json is newer than its candidates" in done.stderr
+    (tmp_path / "prm_scored.json").write_text('[{"solutions_splits": []}]')
+    done, calls, _ = evaluate("prm", "prm_scored.json", OUTPUT_DIR=str(tmp_path))
+    assert done.returncode == 2 and calls == [] and "is the file of the candidates" in done.stderr
+    assert mine.exists() and (tmp_path / "prm_scored.json").exists()
+
+
+def test_scores_are_reused_for_the_same_candidates_pictures_and_weights_alone(evaluate, tmp_path):
+    ready = tmp_path / "ready.json"
+    ready.write_text('[{"solutions_splits": [["a"]]}]')
+    (tmp_path / "best").symlink_to("prm")
+    assert evaluate("best", "ready.json")[1] == ALL[1:]
+    assert evaluate("best", "ready.json")[1] == ALL[2:]
+    assert evaluate("best", "ready.json", IMAGE_ROOT="/pictures")[1] == ALL[1:]
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").symlink_to("other/prm")
+    assert evaluate("best", "ready.json", IMAGE_ROOT="/pictures")[1] == ALL[1:]
+    ready.write_text('[{"solutions_splits": [["b"]]}]')
+    os.utime(ready, (1e9, 1e9))  # other content, though older
+    assert evaluate("best", "ready.json", IMAGE_ROOT="/pictures")[1] == ALL[1:]
 
 
 def test_ready_rollouts_need_no_policy_and_gpus_share_the_scoring(evaluate, tmp_path):
@@ -79,7 +111,9 @@ def test_ready_rollouts_need_no_policy_and_gpus_share_the_scoring(evaluate, tmp_
     assert done.returncode == 0 and calls == ALL[1:], done.stderr
     assert "--input_file ready.json --output_file outputs/eval/ready/prm_scored.json" in text
     assert "--image_root /pictures" in text
-    _, calls, _ = evaluate("prm", tmp_path / "ready.json", POLICY_ENDPOINT="")
+    done, calls, _ = evaluate("prm", "ready.json", "--num_rollouts", "64")
+    assert done.returncode == 2 and calls == [] and "--num_rollouts 64 would change nothing" in done.stderr
+    _, calls, _ = evaluate("prm", tmp_path / "ready.json", POLICY_ENDPOINT="", IMAGE_ROOT="/pictures")
     assert calls == ALL[2:]
 
 
@@ -89,6 +123,10 @@ def test_a_benchmark_is_called_by_name(evaluate, tmp_path):
     (tmp_path / "data" / "mathvista_prm").mkdir(parents=True)
     _, _, text = evaluate("prm", "mathvista_prm")
     assert "--benchmark mathvista_prm" in text and "--data data/mathvista_prm" in text
+    done, calls, _ = evaluate("prm", "mathverse_prm")
+    assert done.returncode == 2 and calls == [] and "DATA=data/mathverse_prm: not there" in done.stderr
+    for name in ("seed", "k12.prm"):
+        assert "no benchmark's name" in evaluate("prm", name)[0].stderr
     done, _, _ = evaluate("prm", "nothing.json")
     assert done.returncode == 2 and done.stderr == "error: nothing.json: no such file, and no benchmark's name\n"
     done, _, _ = evaluate("gone", "test.json")

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import run_script
 from extract_calculate import calculate, natural, share_bin
 
 from mm_prm.answers import canonical
-from mm_prm.selection import AGGREGATIONS, Candidates, aggregate, best_of, pass_at, vote, vote_of
+from mm_prm.selection import AGGREGATIONS, EDGE, Candidates, aggregate, best_of, pass_at, vote, vote_of
 from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, within_correlation
 
 
@@ -30,6 +31,35 @@ from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, wi
 )
 def test_aggregations_by_hand(name, value):
     assert aggregate(name, [[0.5, 0.8]]) == pytest.approx([value])
+
+
+# Exact values as fractions, where the definition has one without logarithms.
+EXACT = {
+    "min": min,
+    "last": lambda p: p[-1],
+    "product": math.prod,
+    "average": lambda p: sum(p) / len(p),
+    "max": max,
+    "sum_logprob": math.prod,  # the order of products
+    "mean_odd": lambda p: sum(x / max(1 - x, Fraction(EDGE)) for x in p) / len(p),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("kind", ["saturated", "tiny", "tenths"])
+def test_ties_and_orders_are_those_of_exact_arithmetic(name, kind):
+    rng = random.Random(f"{name} {kind}")
+    draw = {
+        "saturated": lambda: float(np.float32(1 / (1 + math.exp(-rng.gauss(16, 3))))),  # many are exactly 1
+        "tiny": lambda: float(np.float32(1 / (1 + math.exp(-rng.gauss(-10, 3))))),
+        "tenths": lambda: rng.randint(1, 9) / 10,
+    }[kind]
+    exact_one = {1.0: Fraction(1)} | {n / 10: Fraction(n, 10) for n in range(1, 10)}
+    for _ in range(60):
+        scores = [[draw() for _ in range(rng.randint(1, 9))] for _ in range(16)]
+        labels = [rng.randint(0, 1) for _ in scores]
+        exact = [EXACT[name]([exact_one.get(score, Fraction(score)) for score in steps]) for steps in scores]
+        assert best_of(aggregate(name, scores), labels, 16) == pytest.approx(best_of(exact, labels, 16))
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
@@ -131,6 +161,78 @@ def test_the_score_file_has_every_rule_with_interval_and_paired_differences():
     assert calculate([record("b", (0, 0, 0, 0))], seed=0)["min"]["gap_closed"] == {"mean": None, "ci95": None}
 
 
+def random_record(rng, number):
+    count = rng.choice([3, 5, 8])
+    splits = [["s"] * rng.randint(0, 4) for _ in range(count)]
+    answers = [str(rng.randint(1, 3)) if steps else "" for steps in splits]
+    return {
+        "id": str(number),
+        "question": "q",
+        "solutions_splits": splits,
+        "answers": answers,
+        "labels": [int(answer == "1") for answer in answers],
+        "logprobs": [rng.gauss(-5, 2) for _ in splits],
+        "prm_scores": [[rng.random() for _ in steps] for steps in splits],
+        "problem_index": number // 2,
+    }
+
+
+def test_every_interval_and_difference_is_that_of_the_same_draws():
+    rng = random.Random(0)
+    records = [random_record(rng, number) for number in range(30)]
+    result = calculate(records, seed=3)
+    draws = cluster_draws([number // 2 for number in range(30)], seed=3)
+    columns = {name: [] for name in ("random", "pass", "majority", "weighted_vote", "likelihood", *AGGREGATIONS)}
+    for record in records:  # every rule anew, with all candidates of the record
+        labels, answers, scores = record["labels"], record["answers"], record["prm_scores"]
+        count, lowest = len(labels), aggregate("min", scores)
+        columns["random"].append(sum(labels) / count)
+        columns["pass"].append(float(any(labels)))
+        columns["majority"].append(vote(answers, labels, [1] * count))
+        columns["weighted_vote"].append(vote(answers, labels, [max(value, 0) for value in lowest]))
+        whole = [value if steps else -math.inf for value, steps in zip(record["logprobs"], scores, strict=True)]
+        columns["likelihood"].append(by_subsets(whole, labels, count))
+        for name in AGGREGATIONS:
+            columns[name].append(by_subsets(aggregate(name, scores), labels, count))
+    columns = {name: np.array(values) for name, values in columns.items()}
+
+    def bounds(values):
+        return pytest.approx(np.percentile(values, [2.5, 97.5]))
+
+    assert result["num_candidates"] == 8 and result["num_clusters"] == 15
+    for name, values in columns.items():
+        entry = result["pass@8" if name == "pass" else name]
+        assert entry["accuracy"] == pytest.approx(values.mean()) and entry["ci95"] == bounds(draws.means(values))
+        assert result["by_k"]["8"][name] == entry["accuracy"] and result["by_k_ci95"]["8"][name] == entry["ci95"]
+        for base in ("random", "majority"):
+            if name in ("random", base):
+                continue
+            paired = values - columns[base]
+            assert entry[f"minus_{base}"]["mean"] == pytest.approx(paired.mean())
+            assert entry[f"minus_{base}"]["ci95"] == bounds(draws.means(paired))
+        if name not in ("random", "pass"):
+            gap, gain = columns["pass"] - columns["random"], values - columns["random"]
+            assert entry["gap_closed"]["mean"] == pytest.approx(gain.mean() / gap.mean())
+            assert entry["gap_closed"]["ci95"] == bounds(draws.means(gain) / draws.means(gap))
+    assert abs(draws.means(columns["min"]).std() - columns["min"].std() / 30**0.5) < 0.05
+
+
+def test_rules_that_some_records_do_not_allow_are_left_out_and_said(capsys):
+    rows = [record("a"), record("b") | {"answers": None}, record("c") | {"logprobs": None, "answers": None}]
+    result = calculate(rows, seed=0)
+    assert not {"majority", "weighted_vote", "likelihood"} & set(result)
+    assert result["left_out"] == [
+        "without majority and weighted_vote: 2 of 3 records have no answers",
+        "without likelihood: 1 of 3 records have no logprobs",
+    ]
+    assert calculate([record("a"), record("a") | {"problem_index": None}], seed=0)["num_clusters"] == 2
+
+
+def test_many_candidates_are_no_trouble():
+    assert best_of(list(range(1500)), [1] * 1500, 600) == pytest.approx(1)
+    assert canonical([str(number) for number in range(300)] + ["7.0"])[-1] == "7"
+
+
 def test_records_are_broken_down_by_their_fields_and_by_difficulty():
     records = [record("a") | {"subject": "angles"}, record("b", (0, 0, 0, 0)) | {"subject": "bars"}]
     records.append(record("c") | {"subject": "angles"})
@@ -184,7 +286,10 @@ def test_the_script_selects_on_another_split_and_refuses_bad_records(tmp_path):
     done = run_script(script, "--input_file", tmp_path / "dev.json", *select)
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["selected"]["aggregation"] == "min" and result["selected"]["accuracy"] == 1.0
-    assert "fixed on dev: min" in done.stdout and "fixed on dev: min | 100.0" in (tmp_path / "out.md").read_text()
+    assert (
+        "fixed on dev_score.json (1 of these problems are in it): min" in done.stdout
+        and "in it): min | 100.0" in (tmp_path / "out.md").read_text()
+    )
     assert (tmp_path / "out.png").stat().st_size > 10_000
     bad = [{**record(), "prm_scores": [[1.5]] * 4}, {**record("b"), "labels": [1]}, {"id": "c"}]
     (tmp_path / "bad.json").write_text(json.dumps(bad))

@@ -84,7 +84,7 @@ def test_batches_and_pieces_give_the_scores_of_one_by_one(desk, rollouts, tmp_pa
 
 
 def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollouts, tmp_path, monkeypatch):
-    output, partial = tmp_path / "s.json", tmp_path / "s.json.partial-0.jsonl"
+    output, partial = tmp_path / "s[1].json", tmp_path / "s[1].json.partial-0.jsonl"
     calls = []
 
     def stop_after_two(prm, problems):

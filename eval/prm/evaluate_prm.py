@@ -9,6 +9,7 @@ A problem's candidates share one encoding of picture, question and common steps.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from datetime import timedelta
@@ -65,7 +66,7 @@ def score(prm: Prm, records: list[Record], todo: list[int], journal: Journal, sh
 
 
 def partial_files(output: Path) -> list[Path]:
-    return sorted(output.parent.glob(f"{output.name}.partial-*.jsonl"))
+    return sorted(output.parent.glob(f"{glob.escape(output.name)}.partial-*.jsonl"))
 
 
 def scored_before(output: Path, run: dict[str, Any]) -> dict[int, list[list[float]]]:
@@ -73,7 +74,7 @@ def scored_before(output: Path, run: dict[str, Any]) -> dict[int, list[list[floa
     found = {}
     for path in partial_files(output):
         rows = read_rows(path)
-        if rows and rows[0] != {"run": run}:
+        if len(rows) > 1 and rows[0] != {"run": run}:
             raise cli.BadInput(f"{path} was begun with other flags or input: repeat them, or remove it to begin anew")
         found |= {row["number"]: row["prm_scores"] for row in rows[1:]}
     return found
@@ -108,6 +109,7 @@ def main() -> None:
     run = {
         "checkpoint": os.path.abspath(args.checkpoint),
         "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,
+        "image_root": os.path.abspath(root),
         "input": hashlib.md5(args.input_file.read_bytes()).hexdigest(),
         "step_separator": args.step_separator,
         "dtype": str(prm.model.dtype),

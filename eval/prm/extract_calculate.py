@@ -18,8 +18,8 @@ import numpy as np
 
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
-from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid
-from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, interval, within_correlation
+from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
+from mm_prm.statistics import cluster_draws, interval, within_correlation
 
 CLUSTER = "problem_index"  # MathVerse's versions of a problem are drawn together
 BREAKDOWNS = ("subject", "level", "problem_version", "source")  # fields of a record that name a group
@@ -33,8 +33,9 @@ def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     size = max(len(problem.labels) for problem in problems)
     at = {k: accuracy_columns(problems, k) for k in grid(size)}
     columns = at[size]
-    draws = cluster_draws([str(record.get(CLUSTER, record["id"])) for record in records], seed)
+    draws = cluster_draws([cluster_of(number, record) for number, record in enumerate(records)], seed)
     result: dict[str, Any] = {"num_problems": len(records), "num_candidates": size, "num_clusters": draws.clusters}
+    result["left_out"] = left_out(records)
     for name, values in columns.items():
         entry = {"accuracy": float(values.mean()), "ci95": interval(draws.means(values))}
         for base in BASELINES:
@@ -53,7 +54,21 @@ def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     result["by_k"] = {str(k): {name: float(values.mean()) for name, values in at[k].items()} for k in at}
     result["by_k_ci95"] = {str(k): {name: interval(draws.means(values)) for name, values in at[k].items()} for k in at}
     result["groups"] = breakdown(records, columns)
+    result["problems"] = [record["id"] for record in records]
     return result
+
+
+def cluster_of(number: int, record: dict[str, Any]) -> tuple[str, Any]:
+    return ("row", number) if record.get(CLUSTER) is None else (CLUSTER, str(record[CLUSTER]))
+
+
+def left_out(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for the rules that not all records allow."""
+    lines = []
+    for field, names in (("answers", "majority and weighted_vote"), ("logprobs", "likelihood")):
+        if missing := sum(record.get(field) is None for record in records):
+            lines.append(f"without {names}: {missing} of {len(records)} records have no {field}")
+    return lines
 
 
 def shown(name: str, size: int) -> str:
@@ -73,25 +88,6 @@ def length_correlation(problems: Sequence[Candidates], records: Sequence[dict[st
     """Rank correlation of a candidate's value with its number of steps, within problems; null where nothing varies."""
     lengths = [[len(steps) for steps in record["solutions_splits"]] for record in records]
     return within_correlation([problem.values[name] for problem in problems], lengths)
-
-
-def step_scores(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well a step's score tells whether its candidate ends right: AUROC, calibration error (15 bins), Brier."""
-    pairs = [
-        (score, label)
-        for record in records
-        for scores, label in zip(record["prm_scores"], record["labels"], strict=True)
-        for score in scores
-    ]
-    if not pairs:
-        return {"num_steps": 0, "auroc": None, "ece": None, "brier": None}
-    scores, labels = np.array(pairs, dtype=np.float64).T
-    return {
-        "num_steps": len(scores),
-        "auroc": auroc(scores, labels > 0.5),
-        "ece": calibration_error(scores, labels),
-        "brier": brier(scores, labels),
-    }
 
 
 def breakdown(records: Sequence[dict[str, Any]], columns: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -133,17 +129,19 @@ def select(result: dict[str, Any], path: Path) -> dict[str, Any]:
         name = max(AGGREGATIONS, key=lambda name: other[name]["accuracy"])
     except (KeyError, TypeError):
         raise cli.BadInput(f"{path}: not a score file") from None
-    return {"aggregation": name, "selected_on": path.name, **result[name]}
+    shared = len(set(other.get("problems", [])) & set(result["problems"]))
+    return {"aggregation": name, "selected_on": path.name, "shared_problems": shared, **result[name]}
 
 
 # ---------------------------------------------------------------- table and figure
 
 
 def rules(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of a score file that are ways to choose; the one fixed on dev last, under a name that says so."""
+    """The entries of a score file that are ways to choose; the one fixed elsewhere last, under a name that says so."""
     found = {name: entry for name, entry in result.items() if isinstance(entry, dict) and "accuracy" in entry}
     if chosen := found.pop("selected", None):
-        found[f"fixed on dev: {chosen['aggregation']}"] = chosen
+        warning = f" ({chosen['shared_problems']} of these problems are in it)" if chosen["shared_problems"] else ""
+        found[f"fixed on {chosen['selected_on']}{warning}: {chosen['aggregation']}"] = chosen
     return found
 
 
@@ -156,7 +154,7 @@ def percent(entry: dict[str, Any] | None, key: str, signed: bool = False) -> str
 
 
 def title(result: dict[str, Any]) -> str:
-    return f"{result['num_problems']} problems, {result['num_candidates']} candidates each; in %, [95 % interval]"
+    return f"{result['num_problems']} problems, up to {result['num_candidates']} candidates; in %, [95 % interval]"
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
@@ -180,18 +178,20 @@ def screen(result: dict[str, Any]) -> str:
     rows = cells(result)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([title(result), *lines, about_steps(result)])
+    return "\n".join([title(result), *lines, about_steps(result), *result["left_out"]])
 
 
 def markdown(result: dict[str, Any]) -> str:
     head, *rows = ["| " + " | ".join(row) + " |" for row in cells(result)]
-    parts = [f"{title(result)}\n", head, "|---" * len(cells(result)[0]) + "|", *rows, f"\n{about_steps(result)}"]
+    parts = [f"{title(result)}\n", head, "|---" * len(cells(result)[0]) + "|", *rows]
+    parts += ["", about_steps(result), *result["left_out"]]
     prm = result.get("selected", {}).get("aggregation", HEADLINE)
     for field, by_value in result["groups"].items():
         names = [name for name in ("random", "majority", "weighted_vote", prm, "pass") if name in result["by_k"]["1"]]
         parts += [f"\n| {field} | problems | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
         for value, entry in by_value.items():
             accuracies = " | ".join(f"{100 * entry[name]:.1f}" for name in names)
+            value = value.replace("|", "\\|")
             parts.append(f"| {value} | {entry['num_problems']} | {accuracies} |")
     return "\n".join(parts) + "\n"
 
@@ -236,12 +236,14 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="scored rollouts")
     parser.add_argument("--output_file", type=Path, help="default: <input>_score.json")
     parser.add_argument("--select_on", type=Path, help="score file of a dev split that decides the aggregation")
-    parser.add_argument("--seed", type=int, default=0, help="decides the bootstrap draws and the subsets of votes")
+    parser.add_argument("--seed", type=int, default=0, help="decides the bootstrap draws")
     args = parser.parse_args()
     result = calculate(read_checked(args.input_file, parse_scored), args.seed)
     if args.select_on:
         result["selected"] = select(result, args.select_on)
     output = args.output_file or args.input_file.with_name(f"{args.input_file.stem}_score.json")
+    if output.suffix != ".json":
+        parser.error(f"--output_file {output}: must end in .json")
     output.parent.mkdir(parents=True, exist_ok=True)
     draw(result, output.with_suffix(".png"))
     write_atomic(output.with_suffix(".md"), markdown(result))

@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
-from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid
-from mm_prm.statistics import auroc, cluster_draws, interval
+from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
+from mm_prm.statistics import cluster_draws, interval
 
 REFERENCE, CANDIDATES = "rollouts", 16
 CONFIGS = {
@@ -84,25 +84,13 @@ class Config:
 
 def means(values: np.ndarray) -> np.ndarray:
     """Bootstrap means over seeds and problems. values: [seeds, problems]; returns [draws]."""
-    seeds, problems = (cluster_draws(list(map(str, range(size))), seed) for seed, size in enumerate(values.shape))
+    seeds, problems = (cluster_draws(range(size), seed) for seed, size in enumerate(values.shape))
     return ((seeds.times @ values) * problems.times).sum(1) / values.size
 
 
 def cell(values: np.ndarray, signed: bool = False) -> str:
     low, high = (100 * bound for bound in interval(means(values)))
     return f"{100 * values.mean():{'+' if signed else ''}.1f} [{low:.1f}, {high:.1f}]"
-
-
-def step_auroc(records: list[dict[str, Any]]) -> float | None:
-    """Of all step scores, against the outcome of their candidates."""
-    pairs = [
-        (score, label)
-        for record in records
-        for steps, label in zip(record["prm_scores"], record["labels"], strict=True)
-        for score in steps
-    ]
-    scores, labels = np.array(pairs, dtype=np.float64).T
-    return auroc(scores, labels > 0.5)
 
 
 def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
@@ -115,7 +103,7 @@ def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
         labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
         chosen = ", ".join(f"{rule} {count}" for rule, count in Counter(config.chosen).most_common())
         against = "" if name == REFERENCE else cell(values - reference, signed=True)
-        area = np.mean([step_auroc(records) for records in config.tests])
+        area = np.mean([step_scores(records)["auroc"] for records in config.tests])
         lines.append(
             f"| {text} | {labels:,} | {chosen} | {cell(values)} | {100 * values.mean(1).std(ddof=1):.1f} | {against} "
             f"| {cell(config.accuracy(HEADLINE))} | {cell(config.accuracy('weighted_vote'))} | {area:.3f} |"

@@ -109,10 +109,8 @@ esac
 mkdir -p "$RUN/logs" "$RUN/rows"
 stage "dev and test problems of their own" "$DATA/test.json" "$PYTHON" examples/desk/make_problems.py \
   --output_dir "$DATA" --seed 1 --train 0 --annotate 0 --dev 100 --test 300
-if [ ! -e "$RUN/slips60" ]; then
-  mkdir -p "$RUN/slips60"
-  for part in policy trees; do ln -s "$(realpath "$STUDY/$part")" "$RUN/slips60/$part"; done
-fi
+mkdir -p "$RUN/slips60"
+for part in policy trees; do ln -sfn "$(realpath "$STUDY/$part")" "$RUN/slips60/$part"; done
 for size in 50 150; do first_trees $size; done
 printf '%s\n' "slips45 0.45" "slips30 0.3" | side_by_side --policy
 for name in slips60 slips45 slips30; do
