@@ -224,19 +224,18 @@ def canonical(answers: Sequence[str | None]) -> list[str]:
     Used to count votes. Computer algebra is not asked, so 2\\sqrt{2} and \\sqrt{8} stay two answers.
     """
     spellings = [normalise(answer or "") for answer in answers]
-    counts = sorted(Counter(spellings).items(), key=lambda item: (-item[1], item[0]))
-    meaning, heads, numbers = {"": ""}, [], {}
-    for spelling, _ in counts:
-        if spelling in meaning:
-            continue
+    counts = Counter(spelling for spelling in spellings if spelling)
+    heads: dict[str, Decimal | None] = {}  # spellings that stand for a meaning, with the number they are
+    meaning = {"": ""}
+    for spelling, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         number = _number(spelling)
-        if number is not None and number in numbers:  # the common case, without comparing it with every other answer
-            meaning[spelling] = numbers[number]
-            continue
-        alike = (head for head in heads if "same" in (glance(head, spelling), glance(spelling, head)))
+        alike = (head for head, other in heads.items() if _alike(head, other, spelling, number))
         meaning[spelling] = next(alike, spelling)
-        if meaning[spelling] == spelling:
-            heads.append(spelling)
-        if number is not None:
-            numbers[number] = meaning[spelling]
+        heads.setdefault(meaning[spelling], number)
     return [meaning[spelling] for spelling in spellings]
+
+
+def _alike(one: str, number: Decimal | None, other: str, other_number: Decimal | None) -> bool:
+    if number is not None and other_number is not None:
+        return number == other_number  # as glance would say, at a hundredth of the cost
+    return "same" in (glance(one, other), glance(other, one))
