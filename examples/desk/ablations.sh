@@ -14,6 +14,7 @@ STUDY=${STUDY:-runs/desk} RUN=${RUN:-runs/desk_ablations}
 SEEDS=${SEEDS:-0 1 2 3 4} EPOCHS=2
 JOBS=${JOBS:-2} # trainings side by side, one core each
 DATA=$RUN/data  # dev.json and test.json, drawn with a seed of their own
+ANNOTATE=$STUDY/data/annotate.json
 SELF=examples/desk/ablations.sh
 
 # name: policy whose trees and candidates it takes | trees | flags of traverse.py | learning rate
@@ -49,18 +50,19 @@ prepare_policy() { # the study's own, or one taught by a teacher that slips less
     train_policy "$RUN/$name/data/sft_meta.json" "$RUN/$name/policy"
 }
 
-draw() { # everything that needs one policy's server, called back beside it
-  local name=$1
-  [ "$name" = slips60 ] || stage "$name: trees (2 minutes)" "$RUN/$name/trees.done" \
-    make_trees "$STUDY/data/annotate.json" "$RUN/$name" 8 6
-  if [ "$name" = slips60 ]; then # about the same number of rollouts, spent in another way
-    stage "4 rollouts per node" "$RUN/slips60_4/trees.done" make_trees "$STUDY/data/annotate.json" "$RUN/slips60_4" 4 12
-    stage "16 rollouts per node" "$RUN/slips60_16/trees.done" make_trees "$STUDY/data/annotate.json" "$RUN/slips60_16" 16 3
-  fi
+draw_candidates() { # of one policy, with its server; called back beside it, as is draw_trees
   for split in dev test; do
-    stage "$name: candidates for $split" "$RUN/$name/$split.json" make_rollouts "$DATA/$split.json" "$RUN/$name/$split.json"
+    stage "$1: candidates for $split" "$RUN/$1/$split.json" make_rollouts "$DATA/$split.json" "$RUN/$1/$split.json"
   done
-  touch "$RUN/$name/drawn"
+}
+
+draw_trees() {
+  if [ "$1" = slips60 ]; then # about the same number of rollouts as the study's 8 x 6, spent in another way
+    stage "4 rollouts per node (4 minutes)" "$RUN/slips60_4/trees.done" make_trees "$ANNOTATE" "$RUN/slips60_4" 4 12
+    stage "16 rollouts per node (4 minutes)" "$RUN/slips60_16/trees.done" make_trees "$ANNOTATE" "$RUN/slips60_16" 16 3
+  else
+    stage "$1: trees (4 minutes)" "$RUN/$1/trees.done" make_trees "$ANNOTATE" "$RUN/$1" 8 6
+  fi
 }
 
 first_trees() { # the trees of the first so many problems, by the hash in their names
@@ -93,8 +95,9 @@ case ${1:-} in
   --policy)
     prepare_policy "$2" "$3"
     exit ;;
-  --draw)
-    draw "$2"
+  --draw_candidates | --draw_trees)
+    "${1#--}" "$2"
+    touch "$RUN/$2/$1.done"
     exit ;;
   --one)
     exec 3>&2 >"$RUN/logs/$2-$3.log" 2>&1
@@ -113,21 +116,30 @@ mkdir -p "$RUN/slips60"
 for part in policy trees; do ln -sfn "$(realpath "$STUDY/$part")" "$RUN/slips60/$part"; done
 for size in 50 150; do first_trees $size; done
 printf '%s\n' "slips45 0.45" "slips30 0.3" | side_by_side --policy
-for name in slips60 slips45 slips30; do
-  stage "$name: trees and candidates" "$RUN/$name/drawn" \
-    with_server "$RUN/$name/policy" "$RUN/logs/server_$name.log" bash $SELF --draw "$name"
-done
-for name in $(echo "$CONFIGS" | cut -d' ' -f1); do
-  # shellcheck disable=SC2046  # flags
-  stage "$name: labelled paths" "$RUN/rows/${name}_meta.json" \
-    make_rows "$RUN/$(config "$name" 3)/trees" "$STUDY/data" "$RUN/rows/$name" $(config "$name" 5-)
-done
-for name in $(echo "$CONFIGS" | cut -d' ' -f1); do
-  # shellcheck disable=SC2046  # parts
-  stage "$name: its candidates in one file" "$RUN/candidates/$name.json" \
-    "$PYTHON" examples/desk/ablations.py --run_dir "$RUN" --join $(parts "$name") --output_file "$RUN/candidates/$name.json"
-done
-for seed in $SEEDS; do
-  for name in $(echo "$CONFIGS" | cut -d' ' -f1); do echo "$name $seed"; done
-done | side_by_side --one
+with_servers() { # what to draw from all three policies
+  for name in slips60 slips45 slips30; do
+    stage "$name: $1" "$RUN/$name/--$1.done" \
+      with_server "$RUN/$name/policy" "$RUN/logs/server_$name.log" bash $SELF "--$1" "$name"
+  done
+}
+
+train_and_score() { # configs
+  local name seed
+  for name in "$@"; do
+    # shellcheck disable=SC2046  # flags and parts
+    stage "$name: labelled paths" "$RUN/rows/${name}_meta.json" \
+      make_rows "$RUN/$(config "$name" 3)/trees" "$STUDY/data" "$RUN/rows/$name" $(config "$name" 5-)
+    # shellcheck disable=SC2046
+    stage "$name: its candidates in one file" "$RUN/candidates/$name.json" "$PYTHON" examples/desk/ablations.py \
+      --run_dir "$RUN" --join $(parts "$name") --output_file "$RUN/candidates/$name.json"
+  done
+  for seed in $SEEDS; do
+    for name in "$@"; do echo "$name $seed"; done
+  done | side_by_side --one
+}
+
+with_servers draw_candidates
+train_and_score rollouts edges rollouts_hard edges_hard edges_step lr_1e-4 lr_2e-3 problems_50 problems_150
+with_servers draw_trees
+train_and_score nodes_4 nodes_16 slips45 slips30
 "$PYTHON" examples/desk/ablations.py --run_dir "$RUN"

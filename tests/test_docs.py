@@ -1,0 +1,70 @@
+"""The documents: every script they call is there and knows the flags they give it, every link leads somewhere."""
+
+import dataclasses
+import re
+from functools import cache
+
+import pytest
+from conftest import ROOT
+from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
+
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("eval/**/*.md")]
+SCRIPTS = {
+    path.name: path
+    for folder in ("data_pipeline", "internvl_chat", "eval", "examples", "benchmarks")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".sh")
+} | {name: ROOT / name for name in ("quickstart.sh", "run_tests.sh", "install.sh")}
+# Shell scripts hand flags on.
+BEHIND = {"evaluate.sh": "generate_rollouts.py", "run_data_pipeline.sh": "run_data_pipeline.py"}
+CALL = re.compile(r"(?:^|\s)(?:python|sh|bash|torchrun|exec)\s[^`]*?([\w.-]+\.(?:py|sh))\b([^`]*)", re.DOTALL)
+
+
+SHARED = {  # functions that add flags to a parser, and where they are
+    name: ROOT / path
+    for name, path in (
+        ("add_policy_flags", "mm_prm/policy.py"),
+        ("add_judge_flags", "mm_prm/judge.py"),
+        ("add_data_flags", "eval/benchmarks.py"),
+    )
+}
+
+
+@cache
+def flags_of(script):
+    if re.search(r"_(prm|policy)\.sh$", script) or script == "internvl_chat_finetune.py":
+        parts = (ModelArguments, DataArguments, FinetuneArguments)
+        return {f"--{field.name}" for part in parts for field in dataclasses.fields(part)}
+    path = SCRIPTS[BEHIND.get(script, script)]
+    if path.suffix == ".sh":
+        return {"--fast"} if script == "run_tests.sh" else set()
+    source = path.read_text()
+    sources = [source, *(file.read_text() for name, file in SHARED.items() if name in source)]
+    return set(re.findall(r'"(--\w+)"', "".join(sources)))
+
+
+def commands(text):
+    """What stands in code blocks, a command each, and between backticks."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    for block in blocks:
+        lines = re.sub(r"\s#.*", "", block).replace("\\\n", " ").splitlines()
+        yield from (part for line in lines for part in re.split(r"&&|;|\|\|?", line))
+    yield from re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_name_scripts_and_flags_that_exist(path):
+    found = [call.groups() for command in commands(path.read_text()) for call in CALL.finditer(command)]
+    for script, rest in found:
+        assert script in SCRIPTS, script
+        if script != "serve_policy.py":  # hands unknown flags to vLLM
+            unknown = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", rest)) - flags_of(script)
+            assert not unknown, f"{script}: {unknown}"
+    if path.name in ("README.md", "pipeline.md", "reproduce.md"):
+        assert len(found) > 5
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target
