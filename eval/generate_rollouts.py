@@ -5,6 +5,7 @@
 
 `python eval/benchmarks.py --list` says what --benchmark can be and which files it needs.
 
+How they were drawn and judged stands in <output_file>_run.json.
 Finished problems are kept in <output_file>.partial.jsonl until all are done: run the same command to resume.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS, DETAILS, add_data_flags, read_benchmark
-from mm_prm import cli
+from mm_prm import __version__, cli
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, ProblemJudge, add_judge_flags, judge_from_flags
 from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
@@ -105,6 +106,8 @@ def main() -> None:
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     with Journal(partial) as journal:
         records = make_records(args, problems, journal)
+        run = {"version": __version__, "benchmark": args.benchmark, "data": str(args.data), **journal.rows[0]["run"]}
+        write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), run)
         write_json(args.output_file, records)
         journal.remove()
     right = sum(sum(record["labels"]) for record in records) / sum(len(record["labels"]) for record in records)

@@ -92,7 +92,8 @@ class Journal:
         if len(self.rows) > 1:
             raise BadInput(f"{self.path} was begun with other flags: repeat them, or remove it to begin anew")
         self.clear()
-        self.append({"run": run})
+        self.rows = [{"run": run}]
+        self.append(*self.rows)
 
     def clear(self) -> None:
         os.ftruncate(self.handle, 0)

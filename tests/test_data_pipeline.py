@@ -248,3 +248,5 @@ def test_rollouts_for_evaluation_resume_and_keep_the_order(seed_file, tmp_path):
     assert records[0]["labels"] == [0, 1, 0, 1] and records[0]["answers"] == ["1", "75", "1", "75"]
     assert records[0]["solutions_splits"][1] == ["We read the picture very carefully.", "It is 75", "75"]
     assert records[0]["logprobs"] == [-1.5] * 4
+    run = json.loads((tmp_path / "rollouts_run.json").read_text())
+    assert run["seed"] == 0 and run["num_rollouts"] == 4 and run["policy"] == "m" and run["top_k"] == 50

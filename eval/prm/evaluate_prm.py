@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mm_prm import cli
+from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
 from mm_prm.prm_format import STEP_SEPARATOR
 from mm_prm.prm_model import BATCH_TOKENS, Prm
@@ -124,6 +124,7 @@ def main() -> None:
         wait_for_all(processes)
         if process == 0:
             done = scored_before(args.output_file, run)
+            write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), {"version": __version__} | run)
             write_json(args.output_file, [record | {"prm_scores": done[i]} for i, (record, _) in enumerate(records)])
             for path in partial_files(args.output_file):
                 path.unlink()

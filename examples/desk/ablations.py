@@ -209,7 +209,7 @@ def read_configs(run: Path) -> dict[str, Config]:
     """Raises BadInput where a config was not scored yet."""
     policies = dict.fromkeys(CONFIGS, "slips60") | {own: policy for policy, own in POLICIES.items()}
     configs = {
-        name: Config(policy, [Scored(path) for path in sorted(run.glob(f"scored/{name}-[0-9]*.json"))])
+        name: Config(policy, [Scored(path) for path in sorted(run.glob(f"scored/{name}-*[0-9].json"))])
         for name, policy in policies.items()
     }
     if missing := [name for name, config in configs.items() if not config.seeds]:
