@@ -75,6 +75,9 @@ class Config:
     def tests(self) -> list[list[dict[str, Any]]]:
         return [seed.parts[f"{self.policy}/test"] for seed in self.seeds]
 
+    def has(self, policy: str) -> bool:
+        return f"{policy}/test" in self.seeds[0].parts
+
     def accuracy(self, rule: str | None = None, k: int = CANDIDATES, on: str | None = None) -> np.ndarray:
         """[seeds, problems]; rule None: the chosen one of every seed; on: another policy's candidates."""
         names = self.chosen if rule is None else [rule] * len(self.seeds)
@@ -93,11 +96,16 @@ def cell(values: np.ndarray, signed: bool = False) -> str:
     return f"{100 * values.mean():{'+' if signed else ''}.1f} [{low:.1f}, {high:.1f}]"
 
 
+def shown(configs: dict[str, Config]) -> dict[str, str]:
+    """The rows of the table of configs, with their texts."""
+    return {name: text for name, text in CONFIGS.items() if name in configs}
+
+
 def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
     reference = configs[REFERENCE].accuracy()
     lines = ["| config | labels | chosen on dev | accuracy | sd | over the first | mean_odd | weighted vote | AUROC |"]
     lines.append("|---" * 9 + "|")
-    for name, text in CONFIGS.items():
+    for name, text in shown(configs).items():
         config = configs[name]
         values = config.accuracy()
         labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
@@ -112,24 +120,20 @@ def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
 
 
 def policy_table(configs: dict[str, Config]) -> list[str]:
-    """Baselines and PRMs on the candidates of each policy; one row per policy."""
-    lines = [
-        "| candidates of | "
-        + " | ".join(BASELINES)
-        + " | own PRM | own PRM, weighted vote | PRM minus majority | other PRMs |"
-    ]
-    lines.append("|---" * 9 + "|")
-    for policy, own in POLICIES.items():
-        base = {name: configs[own].accuracy(name)[:1] for name in BASELINES}
-        values, votes = configs[own].accuracy(), configs[own].accuracy("weighted_vote")
-        others = [
-            name for name in POLICIES.values() if name != own and f"{policy}/test" in configs[name].seeds[0].parts
-        ]
-        across = "; ".join(f"{name}: {cell(configs[name].accuracy(on=policy))}" for name in others)
-        lines.append(
-            f"| {policy} | {' | '.join(map(cell, base.values()))} | {cell(values)} | {cell(votes)} "
-            f"| {cell(values - base['majority'], signed=True)} | {across} |"
-        )
+    """One row per policy: its baselines and every PRM on its candidates, its own and those made from others."""
+    prms = {policy: configs[own] for policy, own in POLICIES.items() if own in configs}
+    head = ["candidates of", *BASELINES, *(f"PRM of {policy}" for policy in prms), "own PRM, weighted vote"]
+    lines = ["| " + " | ".join([*head, "own PRM over majority"]) + " |", "|---" * (len(head) + 1) + "|"]
+    for policy in POLICIES:
+        base = {name: configs[REFERENCE].accuracy(name, on=policy)[:1] for name in BASELINES}
+        cells = [policy, *map(cell, base.values())]
+        cells += [cell(prm.accuracy(on=policy)) if prm.has(policy) else "" for prm in prms.values()]
+        if own := prms.get(policy):
+            votes, gain = own.accuracy("weighted_vote"), own.accuracy() - base["majority"]
+            cells += [cell(votes), cell(gain, signed=True)]
+        else:
+            cells += ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -177,7 +181,7 @@ def draw_candidates(lines: dict[str, dict[int, np.ndarray]], path: Path) -> None
 
 def draw_configs(configs: dict[str, Config], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=150)
-    for number, name in enumerate(CONFIGS):
+    for number, name in enumerate(shown(configs)):
         values = configs[name].accuracy()
         low, high = interval(means(values))
         axes.plot([100 * low, 100 * high], [-number] * 2, color="#c0392b", linewidth=2)
@@ -186,7 +190,8 @@ def draw_configs(configs: dict[str, Config], path: Path) -> None:
     axes.axvline(
         100 * configs[REFERENCE].accuracy("majority").mean(), color="#2471a3", linestyle="--", label="majority vote"
     )
-    axes.set_yticks([-number for number in range(len(CONFIGS))], list(CONFIGS.values()), fontsize=7)
+    names = list(shown(configs).values())
+    axes.set_yticks([-number for number in range(len(names))], names, fontsize=7)
     axes.set(xlabel="Best-of-16 accuracy, %: mean and 95 % interval; bars: seeds")
     axes.grid(alpha=0.25, axis="x")
     axes.legend(fontsize=7)
@@ -206,15 +211,18 @@ def join(run: Path, parts: list[str], output: Path) -> None:
 
 
 def read_configs(run: Path) -> dict[str, Config]:
-    """Raises BadInput where a config was not scored yet."""
+    """Those that were scored. Raises BadInput without the reference and the paper's own."""
     policies = dict.fromkeys(CONFIGS, "slips60") | {own: policy for policy, own in POLICIES.items()}
     configs = {
         name: Config(policy, [Scored(path) for path in sorted(run.glob(f"scored/{name}-*[0-9].json"))])
         for name, policy in policies.items()
     }
-    if missing := [name for name, config in configs.items() if not config.seeds]:
+    missing = [name for name, config in configs.items() if not config.seeds]
+    if {REFERENCE, "edges"} & set(missing):
         raise cli.BadInput(f"{run}: nothing scored yet for {', '.join(missing)}")
-    return configs
+    if missing:
+        print(f"not scored yet: {', '.join(missing)}")
+    return {name: config for name, config in configs.items() if config.seeds}
 
 
 def main() -> None:
