@@ -71,6 +71,8 @@ for labels in rollouts edges; do
     train_prm "$POLICY" "$RUN/prm_${labels}_meta.json" "$RUN/prm_$labels" $EPOCHS 5e-4
   stage "stage 6: scoring with the $labels PRM (40 s)" "$score" evaluate $labels "$score"
 done
-stage "the figure and three cases (5 s)" "$RUN/report.md" "$PYTHON" examples/desk/report.py --run_dir "$RUN"
+stage "three cases (5 s)" "$RUN/cases/cases.md" "$PYTHON" eval/case_study.py \
+  --input_file "$RUN/eval_test/prm_rollouts_scored.json" --output_dir "$RUN/cases"
+stage "the table and the figure (3 s)" "$RUN/report.md" "$PYTHON" examples/desk/report.py --run_dir "$RUN"
 cat "$RUN/table.txt"
-echo "more: $RUN/report.md, $RUN/accuracy_against_n.png, $RUN/case_*.png, $RUN/score.json, $RUN/score_edges.json"
+echo "more: $RUN/report.md, $RUN/accuracy_against_n.png, $RUN/cases/cases.md, $RUN/score.json, $RUN/score_edges.json"

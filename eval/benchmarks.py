@@ -20,7 +20,7 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.records import Problem, read_seed, write_json
-from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, read_problems
+from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, point_to_pictures, read_problems
 
 # What a rollouts record keeps of its problem. Rows with one problem_index are versions of one problem: not independent.
 DETAILS = ("subject", "level", "source", "problem_index", "problem_version")
@@ -29,11 +29,6 @@ DETAILS = ("subject", "level", "source", "problem_index", "problem_version")
 def without_dollars(text: str) -> str:
     """The rule judge reads LaTeX without the dollars around it."""
     return re.sub(r"(?<!\\)\$", "", text).strip()
-
-
-def point_to_pictures(text: str) -> str:
-    """<image1> or <image_1> inside a text as [image 1]: all pictures stand before the question, in their order."""
-    return re.sub(r"<image_?(\d+)>", r"[image \1]", text)
 
 
 def letters(options: list[str]) -> list[str]:

@@ -12,15 +12,13 @@ the benchmark's numbers.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import point_to_pictures
 from mm_prm import cli
-from mm_prm.records import check_image, image_list, image_value, parse_records, write_json
-from mm_prm.tables import Row, Table, cell, local_tables
+from mm_prm.records import image_list, image_value, parse_records, whole_images, write_json
+from mm_prm.tables import Row, Table, cell, local_tables, point_to_pictures
 
 PER_SOLUTION = ("solutions_splits", "labels", "step_labels", "policies", "sample_ids")
 
@@ -103,17 +101,6 @@ def tables_of(data: Path, benchmark: str) -> list[Table]:
     ]
 
 
-def whole_images(image: Any, root: Path) -> list[str]:
-    """Absolute paths of a row's images. Raises ValueError when one is missing or broken."""
-    try:
-        images = [os.path.abspath(root / path) for path in image_list(image)]
-        for path in images:
-            check_image(path)
-    except ValueError as error:
-        raise ValueError(f"field 'image': {error}") from None
-    return images
-
-
 def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -> list[Row]:
     """A record for each row; image paths become absolute, relative ones belong to image_root or the table's folder.
 
@@ -126,7 +113,7 @@ def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
         sample = BENCHMARKS[benchmark].read(row) | {"benchmark": benchmark}
-        sample["image_path"] = image_value(whole_images(sample["image_path"], folder))
+        sample["image_path"] = image_value(whole_images(sample["image_path"], folder, "image"))
         sample["id"] = sample["id"] or f"{sample['source']}-{len(samples) + 1}"
         if sample["id"] in samples:
             raise ValueError("field 'id': an earlier row has the same id")

@@ -137,6 +137,18 @@ def image_value(images: list[str]) -> str | list[str] | None:
     return images[0] if len(images) == 1 else (images or None)
 
 
+def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str]:
+    """Absolute paths of a record's images, decoded once; relative ones belong to `folder`. Raises ValueError that names
+    the field."""
+    try:
+        images = [os.path.abspath(folder / image) for image in image_list(value)]
+        for image in images:
+            check_image(image)
+    except ValueError as error:
+        raise ValueError(f"field {name!r}: {error}") from None
+    return images
+
+
 @lru_cache(maxsize=100_000)
 def check_image(path: str) -> None:
     """Decode an image to know that it is whole. Raises ValueError that says what is wrong with it."""
@@ -172,13 +184,7 @@ def parse_problem(record: Any, folder: Path) -> Problem:
             json.dumps([name, value], ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
             raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text") from None
-    try:
-        images = [os.path.abspath(folder / image) for image in image_list(record.get("image_path"))]
-        for image in images:
-            check_image(image)
-    except ValueError as error:
-        raise ValueError(f"field 'image_path': {error}") from None
-    return Problem(id_, question, answer, images, record)
+    return Problem(id_, question, answer, whole_images(record.get("image_path"), folder), record)
 
 
 def parse_records(path: str | Path, rows: list[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:

@@ -87,7 +87,12 @@ def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     return row[name]
 
 
-def _picture_file(value: Any, folder: Path, target: Path) -> Path:
+def point_to_pictures(text: str) -> str:
+    """<image1> or <image_1> inside a text as [image 1]: all pictures stand before the question, in their order."""
+    return re.sub(r"<image_?(\d+)>", r"[image \1]", text)
+
+
+def picture_file(value: Any, folder: Path, target: Path) -> Path:
     """Where a picture lies: a path belongs to `folder`; bytes, alone or as {bytes, path}, are written to `target` with
     their format as suffix. Raises ValueError."""
     if isinstance(value, dict):
@@ -145,7 +150,7 @@ def read_problems(
         paths = []
         for number, image in enumerate(record.pop("images"), 1):
             try:
-                path = _picture_file(image, source, image_dir / f"{file_stem(id_)}_{number}")
+                path = picture_file(image, source, image_dir / f"{file_stem(id_)}_{number}")
             except ValueError as error:
                 raise ValueError(f"field 'image_path': picture {number} {error}") from None
             paths.append(os.path.relpath(path, folder))

@@ -99,7 +99,9 @@ def test_the_small_study_end_to_end_with_kills_on_the_way(tmp_path):
     assert chosen["accuracy"] > 0.45 and chosen["minus_random"]["ci95"][0] > 0.05
     assert ours["pass@16"]["accuracy"] > 0.8 > 0.6 > ours["random"]["accuracy"] > 0.15
     assert (run / "accuracy_against_n.png").stat().st_size > 10_000
-    assert len(list(run.glob("case_*.png"))) == 3 and "aggregation fixed on dev" in (run / "table.txt").read_text()
+    assert (
+        len(list(run.glob("cases/case_*.png"))) == 3 and "aggregation fixed on dev" in (run / "table.txt").read_text()
+    )
 
     started = time.monotonic()
     third = quickstart(run)

@@ -307,6 +307,9 @@ def test_held_out_problems_are_evaluated_and_curves_written(desk, tmp_path):
     for word in ("labels_per_second", "tokens_per_second", "peak_memory_gib"):
         assert done.stdout.count(word) == 4, word
     assert list((tmp_path / "out" / "runs").rglob("events.*"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\n") and "license: unknown" in card and '"eval_fraction": 0.25' in card
+    assert '"engine": "InternVLForConditionalGeneration"' in card and " with toy." in card
 
 
 def test_label_metrics_by_hand():

@@ -24,20 +24,14 @@ from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
 from mm_prm.prm_format import STEP_SEPARATOR
 from mm_prm.prm_model import BATCH_TOKENS, Prm
-from mm_prm.records import check_image, image_list, parse_rollouts, read_checked, write_json
+from mm_prm.records import parse_rollouts, read_checked, whole_images, write_json
 
 Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths
 
 
 def with_images(record: dict[str, Any], image_root: Path) -> Record:
     """A record and its absolute image paths. Raises ValueError when an image is missing or broken."""
-    images = [str(image_root / image) for image in image_list(record.get("image_path"))]
-    try:
-        for image in images:
-            check_image(image)
-    except ValueError as error:
-        raise ValueError(f"field 'image_path': {error}") from None
-    return record, images
+    return record, whole_images(record.get("image_path"), image_root)
 
 
 class Pieces(Dataset):

@@ -1,14 +1,12 @@
-"""Turn the desk-scale study's score files into its table, its figure and three case studies.
+"""Turn the desk-scale study's score files into its table and its figure.
 
     python examples/desk/report.py --run_dir runs/desk
 
-Reads score.json, score_edges.json and the scored test candidates; writes table.txt, accuracy_against_n.png,
-case_*.png and report.md.
+Reads score.json and score_edges.json; writes table.txt, accuracy_against_n.png and report.md.
 """
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from PIL import Image
 
 from mm_prm import cli
 from mm_prm.records import read_json, write_atomic
@@ -84,46 +81,6 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     plt.close(figure)
 
 
-def pick_cases(records: list[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
-    """Problems of different kinds where the most frequent answer is wrong and some candidate is right."""
-    cases: dict[str, dict[str, Any]] = {}
-    for record in records:
-        top = max(sorted(set(record["answers"])), key=record["answers"].count)
-        majority_right = record["labels"][record["answers"].index(top)]
-        kind = record["question"].split()[2]
-        if any(record["labels"]) and not majority_right and top and kind not in cases:
-            cases[kind] = record
-    return list(cases.values())[:count]
-
-
-def draw_case(record: dict[str, Any], path: Path) -> None:
-    """The picture beside the best- and the worst-scored candidate, the PRM's score before every step."""
-    order = sorted(
-        (index for index, steps in enumerate(record["solutions_splits"]) if steps),
-        key=lambda index: min(record["prm_scores"][index]),
-    )
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), dpi=150, width_ratios=[1, 2.1])
-    with Image.open(record["image_path"]) as image:
-        left.imshow(image.convert("RGB"), interpolation="lanczos")
-    left.set_title("\n".join(textwrap.wrap(record["question"], 34)), fontsize=9)
-    for axes in (left, right):
-        axes.axis("off")
-    y = 0.98
-    for title, index in (("best", order[-1]), ("worst", order[0])):
-        verdict = "right" if record["labels"][index] else "wrong"
-        right.text(0, y, f"{title}-scored candidate ({verdict})", fontsize=9, weight="bold")
-        for step, score in zip(record["solutions_splits"][index], record["prm_scores"][index], strict=True):
-            y -= 0.075
-            right.text(
-                0, y, f"{score:.2f}", fontsize=9, color=plt.get_cmap("coolwarm_r")(0.05 + 0.9 * score), weight="bold"
-            )
-            right.text(0.1, y, step, fontsize=9)
-        y -= 0.12
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the study")
@@ -132,13 +89,11 @@ def main() -> None:
     ours, edges = read_json(run / "score.json"), read_json(run / "score_edges.json")
     table = make_table(ours, edges)
     draw_curves(ours, edges, run / "accuracy_against_n.png")
-    cases = pick_cases(read_json(run / "eval_test" / "prm_rollouts_scored.json"))
-    for number, record in enumerate(cases, 1):
-        draw_case(record, run / f"case_{number}.png")
     write_atomic(run / "table.txt", table)
-    pictures = "\n".join(f"![case {number}](case_{number}.png)\n" for number in range(1, len(cases) + 1))
     figure = "![accuracy against N](accuracy_against_n.png)"
-    write_atomic(run / "report.md", f"# The desk-scale study\n\n```\n{table}```\n\n{figure}\n\n{pictures}")
+    write_atomic(
+        run / "report.md", f"# The desk-scale study\n\n```\n{table}```\n\n{figure}\n\n[Three cases](cases/cases.md)\n"
+    )
 
 
 if __name__ == "__main__":

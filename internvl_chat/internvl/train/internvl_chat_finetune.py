@@ -28,8 +28,13 @@ from internvl.train.dataset import hold_out, read_rows
 from internvl.train.dry_run import meta_model, report
 from internvl.train.trainer import FinetuneTrainer
 from mm_prm import cli
+from mm_prm.cards import model_card
 from mm_prm.prm_format import MARKER
 from mm_prm.prm_model import KEPT, load_config, load_model, load_processor, yes_no_ids
+from mm_prm.records import read_json, write_atomic
+
+CARD_SETTINGS = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "bf16")
+CARD_SETTINGS += ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "seed")
 
 
 def configure_images(processor: Any, data: DataArguments, tile_size: int) -> None:
@@ -117,6 +122,15 @@ def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments
         shutil.copytree(Path(start) / KEPT, Path(args.output_dir) / KEPT, dirs_exist_ok=True)
 
 
+def write_card(
+    folder: Path, model: ModelArguments, data: DataArguments, args: FinetuneArguments, results: dict[str, Any]
+) -> None:
+    """README.md of the finished checkpoint: start, data, settings, results, and a licence to be filled in."""
+    settings = {**vars(model), **vars(data)} | {name: getattr(args, name) for name in CARD_SETTINGS}
+    start, names = str(settings.pop("model_name_or_path")), list(read_json(data.meta_path))
+    write_atomic(folder / "README.md", model_card(folder.resolve().name, start, "unknown", names, settings, results))
+
+
 def add_marker(model: Any, tokenizer: Any) -> None:
     """Give a tokenizer without <prm> the token; where the embedding has no spare row, it grows by the rows' mean."""
     if tokenizer.add_tokens([AddedToken(MARKER, special=True, normalized=False)]):
@@ -176,6 +190,8 @@ def main() -> None:
         )
     save_final(trainer, processor, args, model_args.model_name_or_path)
     result.metrics["engine"] = type(trainer.model_wrapped).__name__
+    if args.should_save:
+        write_card(Path(args.output_dir), model_args, data_args, args, result.metrics)
     trainer.save_metrics("train", result.metrics, combined=False)
 
 

@@ -1,0 +1,218 @@
+"""Turn published step labels into labelled paths, which prm_data_format.py makes into training rows.
+
+    python data_pipeline/import_steps.py --format prm800k --input phase2_train.jsonl --output_file paths.json
+
+Labels lie between 0 and 1; null is a step that nobody labelled, and it stays in the text. By format:
+
+    trl                 `soft_labels` where export.py wrote them, else true is 1 and false 0
+    visualprm400k       the share of right continuations; null where none was drawn (behind a step with 0)
+    prm800k             rating 1 is 1, -1 is 0; 0 (neutral: not wrong, no progress) is null, as is a flagged step
+    visualprocessbench  the same for 1, -1 and 0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mm_prm import cli
+from mm_prm.prm_format import process_text
+from mm_prm.records import image_value, parse_path, parse_records, write_json
+from mm_prm.tables import Row, Table, cell, local_tables, picture_file, point_to_pictures
+
+# Neutral is null: people rated whether a step is wrong, not how often one comes from it to the answer.
+RATINGS = {1: 1.0, 0: None, -1: 0.0}
+
+
+class Solution(NamedTuple):
+    """What a reader takes from a row. images: a picture (path, bytes or {bytes, path}), a list of them, or None;
+    labels: one per entry of steps."""
+
+    question: str
+    answer: Any
+    images: Any
+    steps: list[list[str]]
+    labels: list[Any]
+
+
+def rating(value: Any, name: str) -> float | None:
+    if not isinstance(value, int) or value not in RATINGS:
+        raise ValueError(f"field {name!r}: expected 1, 0 or -1, found {value!r}")
+    return RATINGS[value]
+
+
+def objects(row: Row, name: str) -> list[Row]:
+    values = cell(row, name, list)
+    if not all(isinstance(value, dict) for value in values):
+        raise ValueError(f"field {name!r}: expected a list of objects")
+    return values
+
+
+def question_text(text: str) -> str:
+    """Pictures stand before the question: <image> falls away, <image1> inside the text becomes [image 1]."""
+    return point_to_pictures(text.replace("<image>", "")).strip()
+
+
+def read_trl(row: Row) -> Iterator[Solution]:
+    """{"prompt": "...", "completions": ["...", "..."], "labels": [true, false], "images": [{"bytes": ...}]}
+
+    What export.py wrote has `steps`, `soft_labels`, `id` and `answer` as well.
+    """
+    steps = cell(row, "steps", list) if row.get("steps") else [[step] for step in cell(row, "completions", list)]
+    labels = cell(row, "soft_labels" if row.get("soft_labels") else "labels", list)
+    labels = [float(label) if isinstance(label, bool) else label for label in labels]
+    yield Solution(cell(row, "prompt"), row.get("answer"), row.get("images") or row.get("image"), steps, labels)
+
+
+def read_visualprm400k(row: Row) -> Iterator[Solution]:
+    """VisualPRM400K-v1.1-Raw (OpenGVLab). `question` is the prompt of its policy, `question_orig` the problem.
+
+    {"image": "VisualPRM400K-v1.1-Raw/Geometry3K/1.png", "question_orig": "...", "question": "...", "answer": "52",
+     "steps_with_score": [{"step": "...", "score": 0.125, "num_mc_correct": 2, "num_mc_total": 16}]}
+    """
+    question = question_text(cell(row, "question_orig" if row.get("question_orig") else "question"))
+    scored = objects(row, "steps_with_score")
+    labels = [None if step.get("num_mc_total") == 0 else cell(step, "score", (int, float)) for step in scored]
+    yield Solution(question, row.get("answer"), row.get("image"), [[cell(step, "step")] for step in scored], labels)
+
+
+def read_prm800k(row: Row) -> Iterator[Solution]:
+    """PRM800K (OpenAI), either phase: the chosen steps, and a path for every other completion that is right or wrong.
+
+    {"question": {"problem": "...", "ground_truth_answer": "..."}, "is_quality_control_question": false, ...,
+     "label": {"finish_reason": "found_error", "steps": [{"completions": [{"text": "...", "rating": -1,
+      "flagged": null}], "chosen_completion": null, "human_completion": null}]}}
+    A step that a person wrote counts as right. Left out are the solutions that every labeller got (quality control,
+    screening) and problems reported as broken.
+    """
+    problem, label = cell(row, "question", dict), cell(row, "label", dict)
+    repeated = row.get("is_quality_control_question") or row.get("is_initial_screening_question")
+    if repeated or label.get("finish_reason") == "bad_problem":
+        return
+
+    def solution(path: list[tuple[str, float | None]]) -> Solution:
+        steps, labels = [[text] for text, _ in path], [value for _, value in path]
+        return Solution(cell(problem, "problem"), problem.get("ground_truth_answer"), None, steps, labels)
+
+    chosen: list[tuple[str, float | None]] = []
+    for step in objects(label, "steps"):
+        completions = [
+            (cell(one, "text"), None if one.get("flagged") else rating(one.get("rating") or 0, "rating"))
+            for one in (objects(step, "completions") if step.get("completions") else [])
+        ]
+        number = step.get("chosen_completion")
+        if number is None and step.get("human_completion"):
+            number = len(completions)
+            completions.append((cell(cell(step, "human_completion", dict), "text"), 1.0))
+        others = [other for n, other in enumerate(completions) if n != number and other[1] is not None]
+        yield from (solution([*chosen, other]) for other in others)
+        if number is None and others:
+            return  # they hold the chosen steps
+        if number is None:
+            break
+        if number not in range(len(completions)):
+            raise ValueError(f"field 'chosen_completion': {number}, but there are {len(completions)} completions")
+        chosen.append(completions[number])
+    yield solution(chosen)
+
+
+def read_visualprocessbench(row: Row) -> Iterator[Solution]:
+    """VisualProcessBench (OpenGVLab).
+
+    {"image": ["images/MathVision/12.png"], "question": "...", "answer": "C",
+     "response": {"steps": ["...", "..."], "process_correctness": [1, -1]}}
+    """
+    question, response = question_text(cell(row, "question")), cell(row, "response", dict)
+    steps = [[step] for step in cell(response, "steps", list)]
+    labels = [rating(mark, "process_correctness") for mark in cell(response, "process_correctness", list)]
+    yield Solution(question, row.get("answer"), row.get("image"), steps, labels)
+
+
+FORMATS: dict[str, Callable[[Row], Iterator[Solution]]] = {
+    "trl": read_trl,
+    "visualprm400k": read_visualprm400k,
+    "prm800k": read_prm800k,
+    "visualprocessbench": read_visualprocessbench,
+}
+
+
+def picture(value: Any, root: Path, image_dir: Path) -> str:
+    """Absolute path. Bytes get a name by content, so that the paths of a problem share a file. Raises ValueError."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    name = hashlib.md5(data).hexdigest() if isinstance(data, bytes) else "picture"
+    path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    return str(path)
+
+
+def is_text(step: Any) -> bool:
+    return isinstance(step, str) and step.strip() != ""
+
+
+def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:
+    """One record of the paths file. Raises ValueError that names the field."""
+    question, answer, images, steps, labels = solution
+    if not all(isinstance(entry, list) and entry for entry in steps) or not all(map(is_text, sum(steps, []))):
+        raise ValueError("field 'steps': expected texts, none of them blank")
+    try:
+        images = images if isinstance(images, list) else [images] if images else []
+        images = image_value([picture(image, root, image_dir) for image in images])
+    except ValueError as error:
+        raise ValueError(f"field 'image': {error}") from None
+    record = {"id": id_, "question": question, "answer": None if answer is None else str(answer), "image_path": images}
+    process = process_text(["\n".join(entry) for entry in steps])
+    f"{id_}{question}{answer}{process}".encode()  # half of a surrogate pair, which is no text, is a ValueError
+    return parse_path({**record, "steps": steps, "process": process, "labels": labels})
+
+
+def read_paths(table: Table, read: Callable, root: Path, image_dir: Path) -> tuple[list[list[Row]], list[str]]:
+    """For each good row its paths, those without any label left out; and a line per bad row."""
+    numbers = itertools.count(1)
+
+    def parse(row: Any) -> list[Row]:
+        number = next(numbers)
+        if not isinstance(row, dict):
+            raise ValueError(f"expected an object, found {type(row).__name__}")
+        id_ = str(row.get("id") or f"{Path(table.name).stem}-{number}")
+        labelled = [solution for solution in read(row) if any(label is not None for label in solution.labels)]
+        return [path_record(id_, solution, root, image_dir) for solution in labelled]
+
+    return parse_records(table.name, table.rows, parse)
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--format", choices=list(FORMATS), required=True, help="how to read a row")
+    parser.add_argument("--input", type=Path, nargs="+", required=True, help="files: parquet, JSON list or JSONL")
+    parser.add_argument(
+        "--output_file", type=Path, required=True, help="paths, a JSON list; pictures in rows: <output>_images"
+    )
+    parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: that of the file")
+    parser.add_argument("--skip_invalid", action="store_true", help="leave bad rows out and list them")
+    args = parser.parse_args()
+    image_dir = args.output_file.with_name(f"{args.output_file.stem}_images")
+    rows: list[list[Row]] = []
+    bad: list[str] = []
+    for table in (table for file in args.input for table in local_tables(file, "train")):
+        good, lines = read_paths(table, FORMATS[args.format], args.image_root or table.folder, image_dir)
+        rows += good
+        bad += lines
+    paths = [path for row in rows for path in row]
+    if (bad and not args.skip_invalid) or not paths:
+        raise cli.BadInput(*bad, *([] if paths else [f"{args.input[0]}: holds no labelled path"]))
+    for line in bad:
+        print(f"skipped: {line}")
+    write_json(args.output_file, paths)
+    labels = [label for path in paths for label in path["labels"]]
+    nulls, empty = labels.count(None), rows.count([])
+    print(f"{args.output_file}: {len(paths)} paths, {len(labels) - nulls} labels, {nulls} nulls")
+    print(f"rows: {len(rows) - empty} used, {empty} without a label, {len(bad)} skipped")
+
+
+if __name__ == "__main__":
+    cli.run(main)

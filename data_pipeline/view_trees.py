@@ -1,0 +1,131 @@
+"""Search trees as one HTML page that needs no server and no network: the problem, its states, any path as a solution.
+
+    python data_pipeline/view_trees.py --input_dir outputs --output_file trees.html [--scores scored.json]
+
+--scores shows a PRM's score beside every step it has scored. The file is one that evaluate_prm.py wrote; a step is
+found by its problem's id and the exact text of all steps up to it, so any candidates of the same problems will do.
+--write_rollouts writes the trees' own rollouts as candidates, for evaluate_prm.py to score.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+from traverse import rollouts_of
+
+from mm_prm import cli
+from mm_prm.records import Tree, check_image, each_tree, parse_scored, read_checked, write_atomic, write_json
+
+MAX_SIDE = 800  # pixels; a larger picture is scaled down
+Table = dict[tuple[int, str], tuple[int, float]]  # (number of a prefix, next step) -> (number of the longer one, score)
+
+
+def score_tables(scored: list[dict[str, Any]]) -> dict[str, Table]:
+    """The scores of each problem's step prefixes. Prefix 0 is the empty one; of equal prefixes the first counts."""
+    tables: dict[str, Table] = {}
+    for record in scored:
+        table = tables.setdefault(record["id"], {})
+        for steps, scores in zip(record["solutions_splits"], record["prm_scores"], strict=True):
+            prefix = 0
+            for step, score in zip(steps, scores, strict=True):
+                prefix, _ = table.setdefault((prefix, step), (len(table) + 1, round(score, 4)))
+    return tables
+
+
+def data_uri(path: Path) -> str:
+    """A picture as text, at most MAX_SIDE wide and high, without its metadata. Raises ValueError when it is broken."""
+    check_image(str(path))
+    with Image.open(path) as image:
+        small = ImageOps.exif_transpose(image).convert("RGBA")
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    small.save(file := io.BytesIO(), "WEBP", quality=90)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
+    """What the page shows of a tree, its nodes depth first. Relative image paths belong to `folder`.
+
+    A step is its number in `texts`, `up` the parent's number, a rollout [steps, scores, how often it came, 1 if right].
+    """
+    numbers: dict[str, int] = {}
+    nodes: list[dict[str, Any]] = []
+
+    def spelled(prefix: int, steps: list[str]) -> tuple[int, list[int], list[float | None]]:
+        scores = []
+        for step in steps:
+            prefix, score = table.get((prefix, step), (-1, None))
+            scores.append(score)
+        return prefix, [numbers.setdefault(step, len(numbers)) for step in steps], scores
+
+    stack = [(tree.root, -1, 0)]  # a node, its parent's number, the prefix before it
+    while stack:
+        node, up, before = stack.pop()
+        prefix, steps, scores = spelled(before, node.partial_solution)
+        rollouts = [(*found, 1) for found in zip(node.correct_rollouts, node.correct_counts, strict=True)]
+        rollouts += [(*found, 0) for found in zip(node.incorrect_rollouts, node.incorrect_counts, strict=True)]
+        rollouts = [[*spelled(prefix, rollout)[1:], count, right] for rollout, count, right in rollouts]
+        stack += [(child, len(nodes), prefix) for child in reversed(node.children)]
+        state = {"up": up, "steps": steps, "prm": scores, "rollouts": rollouts, "visits": node.visit_count}
+        counts = {"mc": node.mc_value, "right": node.num_correct, "drawn": node.num_rollouts, "judge": node.judge_value}
+        nodes.append(state | counts)
+    head = {"question": tree.question, "answer": tree.answer, "search": tree.search, "texts": list(numbers)}
+    return head | {"nodes": nodes, "images": [data_uri(folder / image) for image in tree.images]}
+
+
+def rollouts_record(tree: Tree) -> dict[str, Any]:
+    """All distinct rollouts of a tree, from the first step on, as the candidates of its problem."""
+    found = {steps: int(correct) for _, steps, _, correct in rollouts_of(tree.root)}
+    record = {"id": tree.id, "question": tree.question, "image_path": tree.images, "answer": tree.answer}
+    return record | {"solutions_splits": list(found), "labels": list(found.values())}
+
+
+def page(index: dict[str, Any], trees: list[bytes]) -> str:
+    """The template with its policy and data. A tree is gzip in base64: no text of it can begin or end a tag."""
+    html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    for tag in ("style", "script"):  # nothing else in the page may style or run
+        [code] = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        html = html.replace(f"{tag}-hash", f"sha256-{b64encode(sha256(code.encode()).digest()).decode()}")
+    blocks = {"index": json.dumps(index).replace("<", "\\u003c")}
+    blocks |= {f"tree-{number}": b64encode(tree).decode() for number, tree in enumerate(trees)}
+    data = (f'<script type="text/plain" id="{name}">{text}</script>\n' for name, text in blocks.items())
+    return html.replace("<!-- data -->\n", "".join(data))
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--input_dir", type=Path, required=True, help="folder of trees (*.json)")
+    parser.add_argument("--output_file", type=Path, required=True, help="the page, one HTML file")
+    parser.add_argument("--scores", type=Path, help="scored rollouts of the same problems")
+    parser.add_argument("--limit", type=cli.positive_int, help="only the first N trees, in the order of their ids")
+    parser.add_argument("--write_rollouts", type=Path, help="also write the trees' rollouts, for evaluate_prm.py")
+    args = parser.parse_args()
+    tables = score_tables(read_checked(args.scores, parse_scored)) if args.scores else {}
+    trees = sorted(each_tree(args.input_dir), key=lambda item: str(item[1].id))[: args.limit]
+    rows, packed, bad, scored = [], [], [], 0
+    for path, tree in tqdm(trees, unit="tree", mininterval=1):
+        try:
+            data = tree_data(tree, args.input_dir, tables.get(tree.id, {}))
+            packed.append(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0))
+            rows.append({"id": tree.id, "mc": tree.root.mc_value, "states": len(data["nodes"])})
+            scored += sum(score is not None for node in data["nodes"] for score in node["prm"])
+        except (ValueError, TypeError) as error:
+            bad.append(f"{path}: {error}")
+    if bad or args.scores and not scored:
+        raise cli.BadInput(*bad or [f"{args.scores}: no score fits these trees (other problems, or other steps)"])
+    if args.write_rollouts:
+        write_json(args.write_rollouts, [rollouts_record(tree) for _, tree in trees])
+    write_atomic(args.output_file, page({"prm": args.scores and args.scores.name, "trees": rows}, packed))
+    print(f"{args.output_file}: {len(rows)} trees, {sum(row['states'] for row in rows)} states, {scored} steps scored")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,202 @@
+"""Trees as a page: what is embedded, and the page in a real browser."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import time
+
+import pytest
+from PIL import Image
+from view_trees import main, score_tables, tree_data
+
+from mm_prm.cli import BadInput
+from mm_prm.records import Node, Tree, parse_rollouts, read_checked, write_tree
+
+EVIL = "</script><img src=x onerror=alert(1)> \\(\\frac{1}{2}x^2\\) \\(\\foo\\)"
+
+
+def example():
+    """Six rollouts: from the question A B R (twice) and D W (twice), from the state A again B R and C W."""
+    leaf = Node(["A", "B", "R"], 1.0, 0, 2, 2)
+    children = [Node(["B", "R"], 1.0, 0, 1, 1), Node(["C"], 0.0, 0, 2, 0, [], [], [["W"]], [2])]
+    state = Node(["A"], 0.5, 3, 2, 1, [["B", "R"]], [1], [["C", "W"]], [1], children)
+    return Node([], 0.5, 1, 4, 2, [["A", "B", "R"]], [2], [["D", "W"]], [2], [leaf, state])
+
+
+SCORED = {"id": "p1", "question": "q", "labels": [1, 0], "solutions_splits": [["A", "B", "R"], ["A", "C", "X"]]}
+SCORED["prm_scores"] = [[0.9, 0.8, 0.7], [0.9, 0.2, 0.1]]
+
+
+def write_trees(folder):
+    """Two problems: one with a large picture, one with hostile text; and scores of the first. Returns flags."""
+    folder.mkdir()
+    Image.new("RGB", (1600, 400), "navy").save(folder / "wide.png")
+    write_tree(folder / "b.json", Tree("p1", "What is x?", "R", ["wide.png"], example()))
+    hostile = Node([], 0.0, 0, 1, 0, [], [], [[EVIL]], [1], [Node([EVIL], 0.0, 0, 1, 0)])
+    write_tree(folder / "a.json", Tree("p2" + EVIL, EVIL, EVIL, [], hostile))
+    (folder.parent / "scored.json").write_text(json.dumps([SCORED]))
+    return ["--input_dir", folder, "--output_file", folder.parent / "trees.html"]
+
+
+def run_main(monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["view_trees.py", *map(str, flags)])
+    main()
+
+
+def test_a_score_belongs_to_the_exact_steps_before():
+    data = tree_data(Tree("p1", "q", "R", [], example()), None, score_tables([SCORED])["p1"])
+    assert data["texts"] == ["A", "B", "R", "D", "W", "C"]
+    assert [(node["up"], node["steps"], node["prm"], node["mc"]) for node in data["nodes"]] == [
+        (-1, [], [], 0.5),
+        (0, [0, 1, 2], [0.9, 0.8, 0.7], 1.0),
+        (0, [0], [0.9], 0.5),
+        (2, [1, 2], [0.8, 0.7], 1.0),
+        (2, [5], [0.2], 0.0),
+    ]
+    found = [node["rollouts"] for node in data["nodes"]]
+    assert found[0] == [[[0, 1, 2], [0.9, 0.8, 0.7], 2, 1], [[3, 4], [None, None], 2, 0]]
+    assert found[2] == [[[1, 2], [0.8, 0.7], 1, 1], [[5, 4], [0.2, None], 1, 0]]
+    assert found[1] == found[3] == [] and found[4] == [[[4], [None], 2, 0]]
+
+
+def test_the_page_holds_text_as_data_and_pictures_scaled_down(tmp_path, monkeypatch, capsys):
+    flags = write_trees(tmp_path / "trees")
+    run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json", "--write_rollouts", tmp_path / "rollouts.json")
+    assert "trees.html: 2 trees, 7 states, 7 steps scored" in capsys.readouterr().out
+    html = (tmp_path / "trees.html").read_text()
+    assert "<img" not in html and "default-src 'none'" in html and not re.search("(style|script)-hash", html)
+    blocks = dict(re.findall(r'<script type="text/plain" id="([\w-]+)">(.*?)</script>', html))
+    rows = [{"id": "p1", "mc": 0.5, "states": 5}, {"id": "p2" + EVIL, "mc": 0.0, "states": 2}]
+    assert json.loads(blocks.pop("index")) == {"prm": "scored.json", "trees": rows}
+    plain, hostile = (json.loads(gzip.decompress(base64.b64decode(blocks.pop(f"tree-{n}")))) for n in range(2))
+    assert not blocks and hostile["texts"] == [EVIL] == [hostile["question"]]
+    [uri] = plain["images"]
+    (tmp_path / "small.webp").write_bytes(base64.b64decode(uri.removeprefix("data:image/webp;base64,")))
+    with Image.open(tmp_path / "small.webp") as image:
+        assert image.size == (800, 200)
+    first = read_checked(tmp_path / "rollouts.json", parse_rollouts)[0]
+    assert first["solutions_splits"] == [["A", "B", "R"], ["D", "W"], ["A", "C", "W"]] and first["labels"] == [1, 0, 0]
+    run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json")
+    assert (tmp_path / "trees.html").read_text() == html
+
+
+def test_what_cannot_be_shown_is_refused_by_name(tmp_path, monkeypatch):
+    flags = write_trees(tmp_path / "trees")
+    picture = tmp_path / "trees" / "wide.png"
+    picture.rename(tmp_path / "away.png")
+    with pytest.raises(BadInput, match=r"trees/b.json: .*wide.png does not exist"):
+        run_main(monkeypatch, *flags)
+    (tmp_path / "away.png").rename(picture)
+    (tmp_path / "scored.json").write_text(json.dumps([SCORED | {"id": "other"}]))
+    with pytest.raises(BadInput, match="scored.json: no score fits these trees"):
+        run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json")
+    write_tree(tmp_path / "trees" / "c.json", Tree("p3", "q", "R", [], Node([], float("nan"))))
+    with pytest.raises(BadInput, match="trees/c.json: Out of range float"):
+        run_main(monkeypatch, *flags)
+    (tmp_path / "trees" / "c.json").write_text("[]")
+    with pytest.raises(BadInput, match="trees/c.json: not a tree"):
+        run_main(monkeypatch, *flags)
+    assert not (tmp_path / "trees.html").exists()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Headless Chromium by its driver; with a fresh profile and nothing sent anywhere."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("the browser test needs chromium and chromedriver (Debian: apt-get install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    names = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for name in f"{names} disable-component-update disable-sync user-data-dir={tmp_path / 'profile'}".split():
+        options.add_argument(f"--{name}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path, monkeypatch, browser):
+    flags = write_trees(tmp_path / "trees")
+    run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json")
+
+    def wait_for(text):
+        for _ in range(100):
+            if text in browser.find_element("id", "counts").text:
+                return
+            time.sleep(0.05)
+        pytest.fail(f"{text!r} was never shown")
+
+    def press(*keys):
+        browser.switch_to.active_element.send_keys(*keys)
+
+    def shown():
+        """Level and text of the visible states, and which is chosen."""
+        rows = [row for row in browser.find_elements("css selector", "#tree li") if row.is_displayed()]
+        chosen = [row.get_attribute("aria-selected") for row in rows].index("true")
+        return [(row.get_attribute("aria-level"), row.text.replace("\n", " ")) for row in rows], chosen
+
+    def path():
+        return browser.find_element("id", "path").text.split("\n")
+
+    browser.get((tmp_path / "trees.html").as_uri())
+    wait_for("Tree 1 of 2: 5 states")
+    assert browser.execute_script("return document.querySelector('#problem img').naturalWidth") == 800
+    rows = [
+        ("1", "▾ 0.50 The question 2 of 4, selected 1×"),
+        ("2", "1.00 0.70 ✓ A → B → R 2 rollouts"),
+        ("2", "▾ 0.50 0.90 A 1 of 2, selected 3×"),
+        ("3", "1.00 0.70 ✓ B → R 1 rollout"),
+        ("3", "0.00 0.20 C 0 of 2"),
+    ]
+    assert shown() == (rows, 0)
+    browser.find_elements("css selector", "#tree li")[4].click()
+    assert shown() == (rows, 4) and path() == [
+        "The solution so far",
+        "0.00 MC value, 0 of 2 rollouts right",
+        "MC PRM Step",
+        *("0.50", "1/2", "0.90 A", "0.00", "0/2", "0.20 C"),
+        "Rollouts from here: 0 right, 2 wrong",
+        *("✗ wrong, 2×: W", "Step", "W"),
+    ]
+    down, up, left, right, enter, shift = "\ue015", "\ue013", "\ue012", "\ue014", "\ue007", "\ue008"
+    press(left)  # from a leaf to its parent
+    assert shown() == (rows, 2)
+    press(enter)  # closes it
+    assert shown() == ([*rows[:2], (rows[2][0], rows[2][1].replace("▾", "▸"))], 2)
+    press(right)  # opens it
+    press(right)  # to its first child
+    assert shown() == (rows, 3) and path()[0] == "A right solution"
+    press(up, up)
+    assert shown() == (rows, 1)
+    press(down)
+    assert shown() == (rows, 2)
+    wrong = ["✗ wrong, 1×: W lowest PRM score 0.20", "PRM Step", "0.20 C", "W"]
+    assert path()[-4:] == wrong
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.execute_script(outline) == "solid"
+
+    press(shift, right)
+    wait_for("Tree 2 of 2: 2 states")
+    text = browser.find_element("id", "problem").text
+    assert text.count("</script><img src=x onerror=alert(1)>") == text.count("\\(\\foo\\)") == 3
+    assert not browser.find_elements("css selector", "img")
+    assert browser.execute_script("return document.querySelectorAll('#problem math mfrac').length") == 2
+    browser.find_element("id", "next").click()
+    wait_for("Tree 1 of 2")
+    browser.find_element("id", "choice").send_keys(down)
+    wait_for("Tree 2 of 2")
+    browser.back()
+    wait_for("Tree 1 of 2")
+
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    for key in ("", "2"):
+        browser.execute_script(f"location.hash = '{key}'")
+        wait_for(f"Tree {key or 1} of 2")
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+    assert browser.get_log("browser") == []
