@@ -97,7 +97,7 @@ case ${1:-} in
     exit ;;
   --draw_candidates | --draw_trees)
     "${1#--}" "$2"
-    touch "$RUN/$2/$1.done"
+    touch "$RUN/$2/${1#--}.done"
     exit ;;
   --one)
     exec 3>&2 >"$RUN/logs/$2-$3.log" 2>&1
@@ -116,9 +116,10 @@ mkdir -p "$RUN/slips60"
 for part in policy trees; do ln -sfn "$(realpath "$STUDY/$part")" "$RUN/slips60/$part"; done
 for size in 50 150; do first_trees $size; done
 printf '%s\n' "slips45 0.45" "slips30 0.3" | side_by_side --policy
+
 with_servers() { # what to draw from all three policies
   for name in slips60 slips45 slips30; do
-    stage "$name: $1" "$RUN/$name/--$1.done" \
+    stage "$name: $1" "$RUN/$name/$1.done" \
       with_server "$RUN/$name/policy" "$RUN/logs/server_$name.log" bash $SELF "--$1" "$name"
   done
 }
