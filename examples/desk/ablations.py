@@ -110,10 +110,12 @@ def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
         values = config.accuracy()
         labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
         chosen = ", ".join(f"{rule} {count}" for rule, count in Counter(config.chosen).most_common())
-        against = "" if name == REFERENCE else cell(values - reference, signed=True)
+        shared = min(len(values), len(reference))  # seeds that both have so far
+        against = "" if name == REFERENCE else cell(values[:shared] - reference[:shared], signed=True)
+        spread = f"{100 * values.mean(1).std(ddof=1):.1f}" if len(values) > 1 else ""
         area = np.mean([step_scores(records)["auroc"] for records in config.tests])
         lines.append(
-            f"| {text} | {labels:,} | {chosen} | {cell(values)} | {100 * values.mean(1).std(ddof=1):.1f} | {against} "
+            f"| {text} | {labels:,} | {chosen} | {cell(values)} | {spread} | {against} "
             f"| {cell(config.accuracy(HEADLINE))} | {cell(config.accuracy('weighted_vote'))} | {area:.3f} |"
         )
     return lines
