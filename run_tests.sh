@@ -10,4 +10,4 @@ export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/python -m pytest -q -m "not slow"
-[ "${1:-}" = --fast ] || .venv/bin/python -m pytest -q -n 0 -m slow # each takes both cores
+[ "${1:-}" = --fast ] || .venv/bin/python -m pytest -q -n 0 -m slow --durations=5 # each takes both cores

@@ -1,6 +1,5 @@
 """evaluate.sh: what it runs, what it skips, and what it refuses to take for something else."""
 
-import json
 import os
 import subprocess
 import sys
@@ -131,22 +130,3 @@ def test_a_benchmark_is_called_by_name(evaluate, tmp_path):
     assert done.returncode == 2 and done.stderr == "error: nothing.json: no such file, and no benchmark's name\n"
     done, _, _ = evaluate("gone", "test.json")
     assert done.returncode == 2 and "no checkpoint there" in done.stderr
-
-
-@pytest.mark.slow
-def test_ready_rollouts_are_scored_and_counted_for_real(desk, tmp_path):
-    records = [
-        {"id": str(n), "question": f"what {n}?", "answer": "6", "answers": ["6", "5", ""], "labels": [1, 0, 0]}
-        | {"solutions_splits": [["3 + 3 = 6", "6"], ["2 + 3 = 5", "5"], []]}
-        for n in range(4)
-    ]
-    (tmp_path / "ready.json").write_text(json.dumps(records))
-    env = {**os.environ, "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
-    command = ["sh", str(ROOT / "eval/evaluate.sh"), str(desk), "ready.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    [score] = (tmp_path / "outputs" / "eval" / "ready").glob("*_scored_score.json")
-    result = json.loads(score.read_text())
-    assert result["num_problems"] == 4 and result["random"]["accuracy"] == pytest.approx(1 / 3)
-    assert result["majority"]["accuracy"] == 0.5 and result["mean_odd"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
-    assert "pass@3" in done.stdout and score.with_suffix(".png").exists() and score.with_suffix(".md").exists()

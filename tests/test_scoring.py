@@ -31,8 +31,8 @@ def rollouts(tmp_path_factory):
         [["last"]],
     ]
     records = [
-        {"id": str(n), "question": f"what {n}?", "image_path": image, "answer": "6", "labels": [0] * len(steps)}
-        | {"solutions_splits": steps}
+        {"id": str(n), "question": f"what {n}?", "image_path": image, "answer": "6"}
+        | {"solutions_splits": steps, "labels": [[1, 0, 0], [0, 0], [1, 1], [0, 0], [0]][n]}
         for n, (image, steps) in enumerate(zip(images, splits, strict=True))
     ]
     (folder / "r.json").write_text(json.dumps(records))
@@ -53,12 +53,8 @@ def flat(scores):
     return torch.tensor([score for problem in scores for candidate in problem for score in candidate])
 
 
-def run(desk, rollouts, output, *flags, processes=None):
-    args = [SCRIPT, "--checkpoint", desk, "--input_file", rollouts, "--output_file", output, *flags]
-    if not processes:
-        return run_forked(*args)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes, "--master_port", 29644]
-    return subprocess.run([*map(str, command), *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+def run(desk, rollouts, output, *flags):
+    return run_forked(SCRIPT, "--checkpoint", desk, "--input_file", rollouts, "--output_file", output, *flags)
 
 
 def scores_in(path):
@@ -110,10 +106,23 @@ def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollout
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_scores_of_one(desk, rollouts, tmp_path):
-    done = run(desk, rollouts, tmp_path / "two.json", processes=2)
+def test_ready_rollouts_are_scored_by_two_processes_as_by_one_and_counted(desk, rollouts, tmp_path):
+    env = {"PYTHON": sys.executable, "GPUS": "2", "OUTPUT_DIR": str(tmp_path), "SCORED": str(tmp_path / "two.json")}
+    done = subprocess.run(
+        ["sh", "eval/evaluate.sh", str(desk), str(rollouts)],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(
         flat(scores_in(tmp_path / "two.json")), flat(one_by_one(desk, rollouts)), atol=1e-5, rtol=0
     )
-    assert sorted(os.listdir(tmp_path)) == ["two.json", "two_run.json"]
+    result = json.loads((tmp_path / "two_score.json").read_text())
+    # By hand: of 3 candidates one is right in the first problem, in the others all or none.
+    assert result["random"]["accuracy"] == pytest.approx((1 / 3 + 1) / 5) and result["pass@3"]["accuracy"] == 0.4
+    assert result["mean_odd"]["accuracy"] in (0.2, 0.4) and "pass@3" in done.stdout
+    made = ["two.json", "two.json.made_for", "two_run.json", "two_score.json", "two_score.md", "two_score.png"]
+    assert sorted(os.listdir(tmp_path)) == made
