@@ -2,7 +2,7 @@
 # The paper's ablations, and a few of our own, at desk scale: five training seeds each, the aggregation fixed on a dev split,
 # tested on problems that no other part of the study has seen.
 #
-#   bash quickstart.sh && bash examples/desk/ablations.sh      about 90 minutes on 2 CPU cores after quickstart.sh
+#   bash quickstart.sh && bash examples/desk/ablations.sh      two hours on 2 CPU cores after quickstart.sh
 #
 # Starts from the policy and the trees in runs/desk, writes to runs/desk_ablations: run it again after an interruption.
 # ablations.py turns the scores into docs/desk_study.md's tables and figures.
