@@ -2,7 +2,7 @@
 # The desk-scale study, end to end, on a machine without a GPU: problems -> policy -> trees -> labels -> PRM -> Best-of-16.
 #
 #   bash quickstart.sh                    10 to 19 minutes on 2 CPU cores, installation included
-#   DESK_SCALE=small bash quickstart.sh   a smaller study of about 5 minutes
+#   DESK_SCALE=small bash quickstart.sh   a smaller study, about half as long
 #   DESK_FROM_SCRATCH=1 bash quickstart.sh   trains the base model too (35 minutes more)
 #
 # Everything is written under runs/desk (runs/desk_small, runs/desk_scratch). Run it again after an interruption: what is

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what is missing, then run the fast tests, then the slow ones (a real policy server, the small study end to end).
 #
-#   bash run_tests.sh           everything, 10 to 15 minutes on 2 CPU cores
+#   bash run_tests.sh           everything, about 15 minutes on 2 CPU cores
 #   bash run_tests.sh --fast    the fast tests alone, one to two minutes
 set -euo pipefail
 cd "$(dirname "$0")"
