@@ -1,11 +1,15 @@
-"""How close annotation comes to what the policy server can decode, and what many trees at once bring.
+"""How close annotation comes to what the policy server can decode.
 
-    python benchmarks/annotate.py --policy runs/desk/policy --problems runs/desk/data/annotate.json
+    python benchmarks/annotate.py --policy runs/desk/policy \\
+        --problems runs/desk/data/annotate.json
 
 One vLLM server, in one run, the prefix cache emptied before each row:
-  one at a time    a problem after the other, 16 rollouts a call, the judge in between (the released way)
-  ours             --in_flight problems at once, through the same code as run_data_pipeline.py
-  ceiling          the prompts of `ours` again, all requests at once: no search, no judge, no files
+  one at a time    a problem after the other, 16 rollouts a call, the judge in
+                   between (the released way)
+  ours             --in_flight problems at once, through the same code as
+                   run_data_pipeline.py
+  ceiling          the prompts of `ours` again, all requests at once: no search,
+                   no judge, no files
   ... + judge      the first two with --judge_seconds added to every verdict
 """
 

@@ -1,14 +1,18 @@
-"""What one shared encoding of picture and question is worth when a problem's candidates are scored.
+"""What one shared encoding of picture and question is worth in scoring.
 
-    python benchmarks/score_candidates.py                                 # float32, shapes scaled to a CPU
-    python benchmarks/score_candidates.py --shape 8b --dtype bfloat16     # on a GPU
+    python benchmarks/score_candidates.py      # float32, scaled to a CPU
+    python benchmarks/score_candidates.py --shape 8b --dtype bfloat16
 
-One problem at the paper's shape: a picture of 7 tiles (1,792 tokens), a question of 60 tokens, 16 candidates of 8 steps
-of 50 tokens that have nothing in common. Random weights. Both rows run in this process, one after the other, round
-after round; the fastest round of each counts, and their scores must agree.
+One problem at the paper's shape: a picture of 7 tiles (1,792 tokens), a
+question of 60 tokens, 16 candidates of 8 steps of 50 tokens that have nothing
+in common. Random weights. Both rows run in this process, one after the other,
+round after round; the fastest round of each counts, and their scores must
+agree.
 
-    released   candidate by candidate, its picture encoded with it, logits of the whole vocabulary at every token
-    ours       all candidates as one tree behind one encoding (mm_prm/prm_model.py), Yes and No at the markers
+    released   candidate by candidate, its picture encoded with it, logits of
+               the whole vocabulary at every token
+    ours       all candidates as one tree behind one encoding
+               (mm_prm/prm_model.py), Yes and No at the markers
 """
 
 from __future__ import annotations

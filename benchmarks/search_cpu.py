@@ -1,11 +1,14 @@
-"""What annotation costs the client: CPU time per rollout, how it grows with the tree, memory of trees in flight.
+"""What annotation costs the client: CPU time per rollout, memory of trees.
 
     python benchmarks/search_cpu.py
 
-The policy answers at once, so only the client works. Rows, each including the one before:
+The policy answers at once, so only the client works. Rows, each including the
+one before:
   search     omegaprm.Search alone, rollouts ready as lists of steps
-  pipeline   run_data_pipeline's code around it: rollouts parsed from text, rule judge, journal, tree file
-  http       the openai client and a local server in another process (its CPU time is not counted)
+  pipeline   run_data_pipeline's code around it: rollouts parsed from text, rule
+             judge, journal, tree file
+  http       the openai client and a local server in another process (its CPU
+             time is not counted)
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
-"""What marker-only logits and problem packing are worth when a PRM is trained: labels per second and peak memory.
+"""What marker-only logits and problem packing are worth in PRM training.
 
-    python benchmarks/train_prm.py                      # float32 and bfloat16, shapes scaled to a CPU
-    python benchmarks/train_prm.py --shape 8b --dtype bfloat16 --attention segments flex_attention    # on a GPU
+    python benchmarks/train_prm.py    # float32 and bfloat16, scaled to a CPU
+    python benchmarks/train_prm.py --shape 8b --dtype bfloat16 \\
+        --attention segments flex_attention
 
-One problem at the paper's shape: a picture of 7 tiles (1,792 tokens), a question of 60 tokens, 9 paths of 8 steps of 50
-tokens, one label a step. The weights are random, the vision tower is frozen, no optimizer step is taken (it comes once
-for hundreds of paths and is the same in every row). All rows run in this process, one after the other, round after
-round; the fastest round of each counts.
+One problem at the paper's shape: a picture of 7 tiles (1,792 tokens), a
+question of 60 tokens, 9 paths of 8 steps of 50 tokens, one label a step. The
+weights are random, the vision tower is frozen, no optimizer step is taken (it
+comes once for hundreds of paths and is the same in every row). All rows run in
+this process, one after the other, round after round; the fastest round of each
+counts.
 
-    released   one path per sequence, its picture encoded with it, logits of the whole vocabulary at every token
+    released   one path per sequence, its picture encoded with it, logits of the
+               whole vocabulary at every token
     markers    one path per sequence, logits of Yes and No at the markers
-    packed     markers, and the problem's paths as one tree: picture, question and common steps once
+    packed     markers, and the problem's paths as one tree: picture, question
+               and common steps once
 """
 
 from __future__ import annotations

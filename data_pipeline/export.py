@@ -1,8 +1,11 @@
-"""Turn labelled paths into TRL's stepwise supervision: parquet with its pictures for `datasets`, and a card.
+"""Turn labelled paths into TRL's stepwise supervision, as parquet.
 
-    python data_pipeline/export.py --input_file paths.json --output_dir steps --tree_dir trees --license mit
+    python data_pipeline/export.py --input_file paths.json --output_dir steps \\
+        --tree_dir trees --license mit
 
---input_file is what traverse.py or import_steps.py wrote; import_steps.py --format trl is the way back.
+The folder can be read by `datasets`; pictures lie in it, a card beside them.
+--input_file is what traverse.py or import_steps.py wrote; import_steps.py
+--format trl is the way back.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
-"""Turn published step labels into labelled paths, which prm_data_format.py makes into training rows.
+"""Turn published step labels into labelled paths.
 
-    python data_pipeline/import_steps.py --format prm800k --input phase2_train.jsonl --output_file paths.json
+    python data_pipeline/import_steps.py --format prm800k \\
+        --input phase2_train.jsonl --output_file paths.json
 
-Labels lie between 0 and 1; null is a step that nobody labelled, and it stays in the text. By format:
+prm_data_format.py makes the paths into training rows. Labels lie between 0 and
+1; null is a step that nobody labelled, and it stays in the text. By format:
 
-    trl                 `soft_labels` where export.py wrote them, else true is 1 and false 0
-    visualprm400k       the share of right continuations; null where none was drawn (behind a step with 0)
-    prm800k             rating 1 is 1, -1 is 0; 0 (neutral: not wrong, no progress) is null, as is a flagged step
+    trl                 `soft_labels` where export.py wrote them, else true is 1
+                        and false 0
+    visualprm400k       the share of right continuations; null where none was
+                        drawn (behind a step with 0)
+    prm800k             rating 1 is 1, -1 is 0; 0 (neutral: not wrong, no
+                        progress) is null, as is a flagged step
     visualprocessbench  the same for 1, -1 and 0
 """
 

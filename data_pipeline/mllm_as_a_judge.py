@@ -1,10 +1,12 @@
-"""Ask a multimodal model about every state of finished trees: P(Yes) that its steps are right, beside mc_value.
+"""Ask a multimodal model about every state of finished trees.
 
-    python data_pipeline/mllm_as_a_judge.py --input_dir trees --output_dir judged_trees \\
-        --api_endpoint http://127.0.0.1:8001/v1 --judge_model Qwen2.5-VL-72B-Instruct
+    python data_pipeline/mllm_as_a_judge.py --input_dir trees \\
+        --output_dir judged_trees --api_endpoint http://127.0.0.1:8001/v1 \\
+        --judge_model Qwen2.5-VL-72B-Instruct
 
-Writes the same trees with a `judge_value` on every node but the root; traverse.py --consensus reads it. A tree that the
-same model has judged is not judged again: run the same command to resume.
+Writes the same trees with a `judge_value` on every node but the root: P(Yes)
+that its steps are right. traverse.py --consensus reads it. A tree that the same
+model has judged is not judged again: run the same command to resume.
 """
 
 from __future__ import annotations

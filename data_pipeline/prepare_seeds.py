@@ -1,9 +1,11 @@
-"""Turn published problems, by default the training split of MM-K12, into a seed file and its pictures.
+"""Turn published problems into a seed file and its pictures.
 
-    python data_pipeline/prepare_seeds.py --input MM-K12 --output_file seed.json --image_dir images
+    python data_pipeline/prepare_seeds.py --input MM-K12 \\
+        --output_file seed.json --image_dir images
 
---input is a parquet, JSON or JSONL file, or the folder with the published files of --split. Other columns of text and
-numbers travel along.
+The defaults are those of MM-K12's training split. --input is a parquet, JSON or
+JSONL file, or the folder with the published files of --split. Other columns of
+text and numbers travel along.
 """
 
 from __future__ import annotations

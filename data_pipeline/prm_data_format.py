@@ -1,6 +1,7 @@
-"""Turn labelled paths into the PRM's training JSONL and the dataset JSON that the fine-tune script reads.
+"""Turn labelled paths into the PRM's training JSONL and its dataset JSON.
 
-    python data_pipeline/prm_data_format.py --input_file paths.json --output_file prm.jsonl --image_root images \\
+    python data_pipeline/prm_data_format.py --input_file paths.json \\
+        --output_file prm.jsonl --image_root images \\
         --meta_file internvl_chat/shell/data/prm.json --name mm_prm
 """
 

@@ -1,9 +1,11 @@
-"""Split a seed file into chunks that several machines or runs can annotate side by side.
+"""Split a seed file into chunks that several machines annotate side by side.
 
-    python data_pipeline/process_json.py --input_file seed.json --output_dir chunks --num_splits 16
+    python data_pipeline/process_json.py --input_file seed.json \\
+        --output_dir chunks --num_splits 16
 
-Writes questions_part_1.json ... questions_part_N.json: the same records in the same order, sizes differing by at most
-one. Relative image paths are rewritten so that they lead from the chunk to the same picture.
+Writes questions_part_1.json ... questions_part_N.json: the same records in the
+same order, sizes differing by at most one. Relative image paths are rewritten
+so that they lead from the chunk to the same picture.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
-"""Turn existing solutions into MM-Policy's training data: an LLM rewrites each of them in <step> and <answer> tags.
+"""Turn existing solutions into MM-Policy's training data, by an LLM.
 
-    python data_pipeline/restructure_solutions.py --input_file solutions.json --output_file policy.jsonl \\
-        --api_endpoint http://127.0.0.1:8000/v1 --model Qwen2.5-72B-Instruct
+    python data_pipeline/restructure_solutions.py --input_file solutions.json \\
+        --output_file policy.jsonl --api_endpoint http://127.0.0.1:8000/v1 \\
+        --model Qwen2.5-72B-Instruct
 
-A rewriting is kept when it is in the format and its answer is the record's correct_answer (without one, the solution's
-own). Otherwise it is drawn again, --attempts times in all; then the record goes to <output_file>.rejected.json with the
-reasons. Every attempt is kept in <output_file>.partial.jsonl until all are done: run the same command to resume.
+The LLM rewrites each solution in <step> and <answer> tags. A rewriting is kept
+when it is in the format and its answer is the record's correct_answer (without
+one, the solution's own). Otherwise it is drawn again, --attempts times in all;
+then the record goes to <output_file>.rejected.json with the reasons. Every
+attempt is kept in <output_file>.partial.jsonl until all are done: run the same
+command to resume.
 """
 
 from __future__ import annotations

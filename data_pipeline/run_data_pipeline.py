@@ -1,10 +1,13 @@
-"""Turn seed problems into annotated trees: OmegaPRM against a policy server and a judge, one JSON file per problem.
+"""Turn seed problems into annotated trees, one JSON file per problem.
 
-    python data_pipeline/run_data_pipeline.py --input_file chunks/questions_part_1.json --output_dir trees \\
+    python data_pipeline/run_data_pipeline.py \\
+        --input_file chunks/questions_part_1.json --output_dir trees \\
         --policy_endpoint http://127.0.0.1:8000/v1 --model policy --judge rule
 
-A tree that is there is never made again, and an unfinished one goes on where it was: run the same command to resume.
-Several processes may share an output folder. run_data_pipeline.sh also starts the server.
+OmegaPRM against a policy server and a judge. A tree that is there is never made
+again, and an unfinished one goes on where it was: run the same command to
+resume. Several processes may share an output folder. run_data_pipeline.sh also
+starts the server.
 """
 
 from __future__ import annotations

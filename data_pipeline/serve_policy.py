@@ -1,11 +1,13 @@
-"""Serve a checkpoint with vLLM while a command runs, and stop the servers whatever happens.
+"""Serve a checkpoint with vLLM while a command runs.
 
-    python data_pipeline/serve_policy.py --model policy_checkpoint --port 8000 -- \\
-        python data_pipeline/run_data_pipeline.py ... --model policy
+    python data_pipeline/serve_policy.py --model policy_checkpoint --port 8000 \\
+        -- python data_pipeline/run_data_pipeline.py ... --model policy
 
-Everything after `--` is the command; it starts once all servers are healthy, with their URLs in POLICY_ENDPOINT, and
-its exit code is this script's. Unknown flags before `--` go to vLLM. Every GPU, or group of --tensor-parallel-size
-GPUs, gets a server of its own: a problem stays on one server, whose prefix cache then holds what it needs.
+Everything after `--` is the command; it starts once all servers are healthy,
+with their URLs in POLICY_ENDPOINT, and its exit code is this script's. The
+servers stop whatever happens. Unknown flags before `--` go to vLLM. Every GPU,
+or group of --tensor-parallel-size GPUs, gets a server of its own: a problem
+stays on one server, whose prefix cache then holds what it needs.
 """
 
 from __future__ import annotations

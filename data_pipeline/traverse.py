@@ -1,16 +1,22 @@
 """Sample labelled solution paths from finished trees.
 
-    python data_pipeline/traverse.py --input_dir trees --output_file paths.json --labels_from edges
+    python data_pipeline/traverse.py --input_dir trees \\
+        --output_file paths.json --labels_from edges
 
-edges: the paper's sampling; a path follows the tree's edges, each edge with the MC value of the state it leads to.
-rollouts: ours; a path is a whole rollout, each step prefix with the mean outcome of the rollouts through it.
+edges: the paper's sampling; a path follows the tree's edges, each edge with the
+MC value of the state it leads to.
+rollouts: ours; a path is a whole rollout, each step prefix with the mean
+outcome of the rollouts through it.
 Trees whose root MC value is 0 or 1 show no first error and are left out.
 A histogram of the labels is written beside the paths: paths_labels.png.
 
---spelling step puts a <prm> after every step of an edge; the label stands at the last one, the others get null.
-With rollouts every step has its label and both spellings are the same.
---consensus T (0..1, needs mllm_as_a_judge.py) keeps a path only if Monte Carlo and judge see the same first error,
-or none: the first MC value <= --threshold, the first judge value < T. An unknown judge value shows no error.
+--spelling step puts a <prm> after every step of an edge; the label stands at
+the last one, the others get null. With rollouts every step has its label and
+both spellings are the same.
+
+--consensus T (0..1, needs mllm_as_a_judge.py) keeps a path only if Monte Carlo
+and judge see the same first error, or none: the first MC value <= --threshold,
+the first judge value < T. An unknown judge value shows no error.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Search trees as one HTML page that needs no server and no network: the problem, its states, any path as a solution.
+"""Show search trees in one HTML page that needs no server and no network.
 
-    python data_pipeline/view_trees.py --input_dir outputs --output_file trees.html [--scores scored.json]
+    python data_pipeline/view_trees.py --input_dir outputs \\
+        --output_file trees.html [--scores scored.json]
 
---scores shows a PRM's score beside every step it has scored. The file is one that evaluate_prm.py wrote; a step is
-found by its problem's id and the exact text of all steps up to it, so any candidates of the same problems will do.
---write_rollouts writes the trees' own rollouts as candidates, for evaluate_prm.py to score.
+Each problem with its picture, the states of its tree, any path as a solution.
+--scores shows a PRM's score beside every step it has scored. The file is one
+that evaluate_prm.py wrote; a step is found by its problem's id and the exact
+text of all steps up to it, so any candidates of the same problems will do.
+--write_rollouts writes the trees' own rollouts as candidates, for
+evaluate_prm.py to score.
 """
 
 from __future__ import annotations

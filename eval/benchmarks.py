@@ -1,10 +1,12 @@
 """The paper's benchmarks, from their published files to problems.
 
     python eval/benchmarks.py --list
-    python eval/benchmarks.py --benchmark mathverse_prm --data MathVerse --output_file data/mathverse.json
+    python eval/benchmarks.py --benchmark mathverse_prm --data MathVerse \\
+        --output_file data/mathverse.json
 
-The second command writes a seed file, and its pictures beside it in images_<benchmark>/. generate_rollouts.py reads the
-published files just as well. A benchmark only says how to read a row, and shows one.
+The second command writes a seed file, and its pictures beside it in
+images_<benchmark>/. generate_rollouts.py reads the published files just as
+well. A benchmark only says how to read a row, and shows one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Turn scored candidates into case studies: a problem's best and its worst one, step by step, as pictures and cases.md.
+"""Show a problem's best- and worst-scored candidate, step by step.
 
-    python eval/case_study.py --input_file scored.json --output_dir cases --rule mean_odd
+    python eval/case_study.py --input_file scored.json --output_dir cases \\
+        --rule mean_odd
 
-Unless --id names them, the problems are those that the PRM gets right and the majority wrong, of different subjects
+Writes a picture per problem, and cases.md. Unless --id names them, the problems
+are those that the PRM gets right and the majority wrong, of different subjects
 first, then filled up in the order of the file.
 """
 
@@ -119,7 +121,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="gets case_1.png, ... and cases.md")
     parser.add_argument("--id", nargs="+", help="problems to show, instead of chosen ones")
     parser.add_argument("--count", type=cli.positive_int, default=3, help="number of problems to choose")
-    parser.add_argument("--rule", choices=list(AGGREGATIONS), default=HEADLINE, help="what best and worst are by")
+    rules = ", ".join(AGGREGATIONS)
+    parser.add_argument("--rule", choices=AGGREGATIONS, default=HEADLINE, help=f"what best and worst are by: {rules}")
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
     args = parser.parse_args()
     root = args.image_root or args.input_file.parent

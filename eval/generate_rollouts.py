@@ -1,12 +1,15 @@
-"""Draw N judged solutions for every problem of a benchmark: the candidates of Best-of-N.
+"""Draw N judged solutions for every problem: the candidates of Best-of-N.
 
-    python eval/generate_rollouts.py --benchmark seed --data test.json --output_file rollouts.json \\
-        --policy_endpoint http://127.0.0.1:8000/v1 --model policy --judge rule
+    python eval/generate_rollouts.py --benchmark seed --data test.json \\
+        --output_file rollouts.json --policy_endpoint http://127.0.0.1:8000/v1 \\
+        --model policy --judge rule
 
-`python eval/benchmarks.py --list` says what --benchmark can be and which files it needs.
+`python eval/benchmarks.py --list` says what --benchmark can be and which files
+it needs.
 
-How they were drawn and judged stands in <output_file>_run.json.
-Finished problems are kept in <output_file>.partial.jsonl until all are done: run the same command to resume.
+How they were drawn and judged stands in <output_file>_run.json. Finished
+problems are kept in <output_file>.partial.jsonl until all are done: run the
+same command to resume.
 """
 
 from __future__ import annotations

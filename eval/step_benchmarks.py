@@ -1,12 +1,13 @@
-"""Turn a published benchmark of step errors into rollouts with labelled steps, which evaluate_prm.py then scores.
+"""Turn a published benchmark of step errors into rollouts to be scored.
 
-    python eval/step_benchmarks.py --benchmark visualprocessbench --data VisualProcessBench --output_file vpb.json \\
-        --dev_fraction 0.2
+    python eval/step_benchmarks.py --benchmark visualprocessbench \\
+        --data VisualProcessBench --output_file vpb.json --dev_fraction 0.2
 
-All solutions of a problem go into one record, so that a problem is never on both sides of a split. Beside the fields of
-a rollouts file it has `benchmark`, `source` (the data set the problem is from) and, per solution, `step_labels` (one
-per step: 1 correct, 0 wrong, null not labelled), `policies` and `sample_ids`. prm/step_errors.py turns the scores into
-the benchmark's numbers.
+All solutions of a problem go into one record, so that a problem is never on
+both sides of a split. Beside the fields of a rollouts file it has `benchmark`,
+`source` (the data set the problem is from) and, per solution, `step_labels`
+(one per step: 1 correct, 0 wrong, null not labelled), `policies` and
+`sample_ids`. prm/step_errors.py turns the scores into the benchmark's numbers.
 """
 
 from __future__ import annotations

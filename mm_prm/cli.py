@@ -78,11 +78,27 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None):
         super().__init__(
-            description=doc, formatter_class=_Formatter, allow_abbrev=False, epilog="Exit codes: see docs/pipeline.md."
+            description=doc,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            epilog="Exit codes: see docs/pipeline.md.",
         )
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """The docstring as it is, each flag once (transformers' parser also takes --a-flag for --a_flag), its default."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name.strip("-")] or action.option_strings
+        if not names or action.nargs == 0:
+            return ", ".join(names) or super()._format_action_invocation(action)
+        return f"{', '.join(names)} {self._format_args(action, action.dest.upper())}"
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str):
+        if action.choices and len(",".join(map(str, action.choices))) > 50:
+            return lambda count: (default_metavar,) * count
+        return super()._metavar_formatter(action, default_metavar)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, argparse.SUPPRESS)
         return (action.help or "") + (" (default: %(default)s)" if shown else "")

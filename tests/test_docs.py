@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import runpy
+import sys
 from functools import cache
 
 import pytest
@@ -17,6 +19,7 @@ SCRIPTS = {
 } | {name: ROOT / name for name in ("quickstart.sh", "run_tests.sh", "install.sh")}
 # Shell scripts hand flags on.
 BEHIND = {"evaluate.sh": "generate_rollouts.py", "run_data_pipeline.sh": "run_data_pipeline.py"}
+HELP = [path for path in SCRIPTS.values() if re.search(r"Parser\(__doc__|HfArgumentParser\(", path.read_text())]
 CALL = re.compile(r"(?:^|\s)(?:python|sh|bash|torchrun|exec)\s[^`]*?([\w.-]+\.(?:py|sh))\b([^`]*)", re.DOTALL)
 
 
@@ -68,3 +71,16 @@ def test_commands_name_scripts_and_flags_that_exist(path):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("script", HELP, ids=lambda path: path.name)
+def test_help_fits_80_columns(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and "--" in shown
+    own = [line for line in shown.splitlines() if "restore_callback_states" not in line]  # transformers' longest name
+    assert not [line for line in own if len(line) > 80]

@@ -1,10 +1,13 @@
-"""Score every step of every candidate with a PRM: rollouts in, the same records plus `prm_scores` out.
+"""Score every step of every candidate with a PRM.
 
-    python eval/prm/evaluate_prm.py --checkpoint work_dirs/mm_prm --input_file rollouts.json --output_file scored.json
-    torchrun --nproc_per_node 8 eval/prm/evaluate_prm.py ...      # the same on 8 GPUs, or 8 processes of a CPU
+    python eval/prm/evaluate_prm.py --checkpoint work_dirs/mm_prm \\
+        --input_file rollouts.json --output_file scored.json
+    torchrun --nproc_per_node 8 eval/prm/evaluate_prm.py ...    # 8 GPUs
 
-A problem's candidates share one encoding of picture, question and common steps. Scored problems are kept in
-<output_file>.partial-<process>.jsonl until all are done: run the same command to resume.
+Rollouts in, the same records plus `prm_scores` out. A problem's candidates
+share one encoding of picture, question and common steps. Scored problems are
+kept in <output_file>.partial-<process>.jsonl until all are done: run the same
+command to resume.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Turn scored rollouts into Best-of-N accuracies, every baseline beside them, with bootstrap intervals.
+"""Turn scored rollouts into Best-of-N accuracies beside every baseline.
 
-    python eval/prm/extract_calculate.py --input_file scored.json --select_on dev_scored_score.json
+    python eval/prm/extract_calculate.py --input_file scored.json \\
+        --select_on dev_scored_score.json
 
-Writes <scored>_score.json, the same as a Markdown table (.md) and the accuracy against N as a figure (.png). The rules
-that choose a candidate, and what happens on ties, are in mm_prm/selection.py.
+Every accuracy has its bootstrap interval. Writes <scored>_score.json, the same
+as a Markdown table (.md) and the accuracy against N as a figure (.png). The
+rules that choose a candidate, and what happens on ties, are in
+mm_prm/selection.py.
 """
 
 from __future__ import annotations

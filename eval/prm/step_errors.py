@@ -1,19 +1,26 @@
-"""How well does a PRM find wrong steps? Scored records of step_benchmarks.py in, the benchmark's numbers out.
+"""How well does a PRM find wrong steps?
 
     python eval/prm/step_errors.py --input_file dev_scored.json
-    python eval/prm/step_errors.py --input_file test_scored.json --select_on dev_scored_steps.json
+    python eval/prm/step_errors.py --input_file test_scored.json \\
+        --select_on dev_scored_steps.json
 
-A step is called correct if its score is at least the threshold: the best one of another score file (a dev split), or
---threshold, else 0.5. `best` in the score file is what the file's own labels would choose.
+Scored records of step_benchmarks.py in, the benchmark's numbers out. A step is
+called correct if its score is at least the threshold: the best one of another
+score file (a dev split), or --threshold, else 0.5. `best` in the score file is
+what the file's own labels would choose.
 
-visualprocessbench: F1 of the correct and of the wrong steps, and their mean (macro F1), per source; neutral steps do
-    not count. Overall is the macro F1 of the steps of all sources together ("micro average" in arXiv 2503.10291).
-processbench: a solution is judged rightly if its first step below the threshold is its first wrong step, or if it has
-    neither. Accuracy on all-correct and on erroneous solutions, and their harmonic mean (F1), per subset. Overall is
-    the plain mean of the subsets (arXiv 2412.06559).
+visualprocessbench: F1 of the correct and of the wrong steps, and their mean
+(macro F1), per source; neutral steps do not count. Overall is the macro F1 of
+the steps of all sources together ("micro average" in arXiv 2503.10291).
 
-`source_mean` is the mean of the sources' F1, weighted by the steps or solutions behind it. AUROC: how often a correct
-step has a higher score than a wrong one, over all labelled steps. What has no steps or no labels counts nowhere; the F1
+processbench: a solution is judged rightly if its first step below the threshold
+is its first wrong step, or if it has neither. Accuracy on all-correct and on
+erroneous solutions, and their harmonic mean (F1), per subset. Overall is the
+plain mean of the subsets (arXiv 2412.06559).
+
+`source_mean` is the mean of the sources' F1, weighted by the steps or solutions
+behind it. AUROC: how often a correct step has a higher score than a wrong one,
+over all labelled steps. What has no steps or no labels counts nowhere; the F1
 or accuracy of a class without members is 0, its AUROC null.
 """
 

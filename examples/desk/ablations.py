@@ -2,8 +2,9 @@
 
     python examples/desk/ablations.py --run_dir runs/desk_ablations
 
-Writes tables.md, configs.png and candidates.png. For every training seed the aggregation is the best one on dev.
-Intervals: 95 % of 2,000 bootstraps that draw seeds and test problems; differences are paired in both.
+Writes tables.md, configs.png and candidates.png. For every training seed the
+aggregation is the best one on dev. Intervals: 95 % of 2,000 bootstraps that
+draw seeds and test problems; differences are paired in both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Turn a teacher's solutions into an untrained native InternVL of 3 million parameters that can learn to write them.
+"""Make an untrained native InternVL of 3 million parameters.
 
-    python examples/desk/make_model.py --sft_file runs/desk/data/sft.jsonl --output_dir runs/desk/init
+    python examples/desk/make_model.py --sft_file runs/desk/data/sft.jsonl \\
+        --output_dir runs/desk/init
 
-The folder has all that a real checkpoint has: config, weights, tokenizer, chat template, processor, generation config.
-112 x 112 pixel pictures become 16 image tokens; one tile, no thumbnail.
+Tokens and positions are those that a teacher's solutions need. The folder has
+all that a real checkpoint has: config, weights, tokenizer, chat template,
+processor, generation config. 112 x 112 pixel pictures become 16 image tokens;
+one tile, no thumbnail.
 """
 
 from __future__ import annotations

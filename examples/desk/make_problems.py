@@ -1,12 +1,14 @@
-"""Turn a seed number into the desk-scale study's data: pictures of K-12 problems, seed files and teacher solutions.
+"""Make the desk-scale study's problems, pictures and teacher solutions.
 
     python examples/desk/make_problems.py --output_dir runs/desk/data
 
-Writes images/*.png, annotate.json, dev.json and test.json (seed format), sft.jsonl (the teacher's solutions to the
-training problems), read.jsonl (only their first step: read the picture) and the dataset files sft_meta.json and
-read_meta.json. The numbers are in the picture alone. The teacher makes a conceptual slip with probability
---slip_rate, so a policy taught by it knows right and wrong ways, and its majority vote can be wrong.
-No problem is in two splits: a hash of a problem's content decides the split it may be in.
+Writes images/*.png, annotate.json, dev.json and test.json (seed format),
+sft.jsonl (the teacher's solutions to the training problems), read.jsonl (only
+their first step: read the picture) and the dataset files sft_meta.json and
+read_meta.json. The numbers are in the picture alone. The teacher makes a
+conceptual slip with probability --slip_rate, so a policy taught by it knows
+right and wrong ways, and its majority vote can be wrong. No problem is in two
+splits: a hash of a problem's content decides the split it may be in.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python examples/desk/report.py --run_dir runs/desk
 
-Reads score.json and score_edges.json; writes table.txt, accuracy_against_n.png and report.md.
+Reads score.json and score_edges.json; writes table.txt, accuracy_against_n.png
+and report.md.
 """
 
 from __future__ import annotations

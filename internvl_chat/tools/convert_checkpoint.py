@@ -1,12 +1,17 @@
-"""Turn an original InternVL2.5 checkpoint (InternVLChatModel) into the native transformers format, or back.
+"""Turn an original InternVL2.5 checkpoint into the native format, or back.
 
-    python internvl_chat/tools/convert_checkpoint.py --input_dir InternVL2_5-38B --output_dir InternVL2_5-38B-native
-    python internvl_chat/tools/convert_checkpoint.py --input_dir mm_prm --output_dir mm_prm-original --to original
+    python internvl_chat/tools/convert_checkpoint.py \\
+        --input_dir InternVL2_5-38B --output_dir InternVL2_5-38B-native
+    python internvl_chat/tools/convert_checkpoint.py --input_dir mm_prm \\
+        --output_dir mm_prm-original --to original
 
-Only names and layouts change: every weight keeps its numbers and dtype, every text its token ids. No remote code runs
-or is copied: to be loaded, an original folder needs the *.py files of the published one. Unknown, missing and misshapen
-weights are refused by name before anything is written. Works shard by shard. Stopped at any point, the same command
-goes on: a shard that is there is compared with the input and kept if it is the same. config.json is written last.
+Original means InternVLChatModel, native the transformers format. Only names and
+layouts change: every weight keeps its numbers and dtype, every text its token
+ids. No remote code runs or is copied: to be loaded, an original folder needs
+the *.py files of the published one. Unknown, missing and misshapen weights are
+refused by name before anything is written. Works shard by shard. Stopped at any
+point, the same command goes on: a shard that is there is compared with the
+input and kept if it is the same. config.json is written last.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
-"""Turn a native InternVL checkpoint and a dataset JSON into a PRM (--objective prm) or a policy (--objective sft).
+"""Train a PRM (--objective prm) or a policy (--objective sft).
 
-    torchrun --nproc_per_node 8 internvl_chat/internvl/train/internvl_chat_finetune.py \\
-        --model_name_or_path policy --meta_path internvl_chat/shell/data/prm.json --output_dir work_dirs/mm_prm \\
+    torchrun --nproc_per_node 8 \\
+        internvl_chat/internvl/train/internvl_chat_finetune.py \\
+        --model_name_or_path policy --output_dir work_dirs/mm_prm \\
+        --meta_path internvl_chat/shell/data/prm.json \\
         --deepspeed internvl_chat/zero_stage1_config.json --bf16 True
 
-The launch scripts under internvl_chat/shell set everything else. The finished checkpoint lies in --output_dir;
-train_results.json is written last. An interrupted run goes on from its last checkpoint-N.
+From a native InternVL checkpoint and a dataset JSON. The launch scripts under
+internvl_chat/shell set everything else. The finished checkpoint lies in
+--output_dir; train_results.json is written last. An interrupted run goes on
+from its last checkpoint-N.
 """
 
 from __future__ import annotations
@@ -141,7 +145,11 @@ def add_marker(model: Any, tokenizer: Any) -> None:
 
 def main() -> None:
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, FinetuneArguments), description=__doc__, allow_abbrev=False
+        (ModelArguments, DataArguments, FinetuneArguments),
+        description=__doc__,
+        formatter_class=cli.HelpFormatter,
+        usage="%(prog)s [flags]",
+        allow_abbrev=False,
     )
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     if args.n_gpu > 1:
