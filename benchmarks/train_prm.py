@@ -26,6 +26,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,8 @@ def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
         for number, (_, attention, common, run) in enumerate(rows):
             problem = paths(common, seed=0)
             model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
-            best[number] = min(
-                best.get(number, (float("inf"), 0.0)), measure(lambda r=run, p=problem: r(model, p, pixels), model)
-            )
+            measured = measure(partial(run, model, problem, pixels), model)
+            best[number] = min(best.get(number, (float("inf"), 0.0)), measured)
     whole, two = head_memory(model)
     print(f"\nhead, a path's logits and their gradient: {whole:.1f} MiB released, {two:.4f} MiB at markers")
     name = torch.cuda.get_device_name() if device == "cuda" else ""

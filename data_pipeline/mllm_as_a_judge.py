@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def yes_probability(choice: dict[str, Any]) -> float | None:
     tokens = (choice.get("logprobs") or {}).get("content")
     if not tokens:
         raise cli.Fault("the step judge's server returns no log-probabilities")
-    mass: Counter[str] = Counter()
+    mass: defaultdict[str, float] = defaultdict(float)
     for token in tokens[0]["top_logprobs"]:
         mass[token["token"].strip().lower()] += math.exp(token["logprob"])
     total = mass["yes"] + mass["no"]

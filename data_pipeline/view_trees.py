@@ -74,9 +74,9 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
     while stack:
         node, up, before = stack.pop()
         prefix, steps, scores = spelled(before, node.partial_solution)
-        rollouts = [(*found, 1) for found in zip(node.correct_rollouts, node.correct_counts, strict=True)]
-        rollouts += [(*found, 0) for found in zip(node.incorrect_rollouts, node.incorrect_counts, strict=True)]
-        rollouts = [[*spelled(prefix, rollout)[1:], count, right] for rollout, count, right in rollouts]
+        drawn = [(*found, 1) for found in zip(node.correct_rollouts, node.correct_counts, strict=True)]
+        drawn += [(*found, 0) for found in zip(node.incorrect_rollouts, node.incorrect_counts, strict=True)]
+        rollouts = [[*spelled(prefix, rollout)[1:], count, right] for rollout, count, right in drawn]
         stack += [(child, len(nodes), prefix) for child in reversed(node.children)]
         state = {"up": up, "steps": steps, "prm": scores, "rollouts": rollouts, "visits": node.visit_count}
         counts = {"mc": node.mc_value, "right": node.num_correct, "drawn": node.num_rollouts, "judge": node.judge_value}

@@ -204,11 +204,14 @@ def read_benchmark(name: str, data: Path | None, download: bool, folder: Path) -
     """The problems of a benchmark. Pictures inside its rows are written to `folder`/images_<name> and stay there; the
     records' image_path is relative to `folder`. Raises BadInput naming every bad row, Fault without the hub."""
     benchmark = BENCHMARKS[name]
-    if data is None and not (benchmark and download):
+    if benchmark and download:
+        tables = [hub_table(*benchmark.hub)]
+    elif data is None:
         raise cli.BadInput("--data PATH is needed" + (", or --download" if benchmark else ""))
-    if benchmark is None:
+    elif benchmark is None:
         return read_seed(data)[0]
-    tables = [hub_table(*benchmark.hub)] if download else local_tables(data, benchmark.stem)
+    else:
+        tables = local_tables(data, benchmark.stem)
     problems, _ = read_problems(tables, benchmark.read, benchmark.id, folder, folder / f"images_{name}")
     if len(problems) != benchmark.problems:
         print(f"warning: {name}: {len(problems)} problems, {benchmark.problems} were published", file=sys.stderr)

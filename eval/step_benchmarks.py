@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -
         samples[sample["id"]] = sample | {"sample_ids": [sample["id"]]}
 
     for table in tables:
-        bad += parse_records(table.name, table.rows, lambda row, root=image_root or table.folder: parse(row, root))[1]
+        bad += parse_records(table.name, table.rows, partial(parse, folder=image_root or table.folder))[1]
     if bad or not samples:
         raise cli.BadInput(*(bad or [f"{tables[0].name}: holds no row"]))
     return list(samples.values())

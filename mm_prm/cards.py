@@ -30,8 +30,9 @@ def _block(data: Any) -> str:
 def label_table(labels: list[float | None]) -> str:
     """How many labels lie in each tenth of 0..1, the last with 1, and how many steps have none."""
     counts = Counter(None if label is None else min(int(label * BINS), BINS - 1) for label in labels)
-    names = {**{number: f"{number / BINS} to {(number + 1) / BINS}" for number in range(BINS)}, None: "none"}
-    rows = [f"| {name} | {counts[key]} | {counts[key] / len(labels):.1%} |" for key, name in names.items()]
+    names: list[tuple[int | None, str]] = [(b, f"{b / BINS} to {(b + 1) / BINS}") for b in range(BINS)]
+    names.append((None, "none"))
+    rows = [f"| {name} | {counts[key]} | {counts[key] / len(labels):.1%} |" for key, name in names]
     return "\n".join(["| soft label | steps | share |", "|---|---|---|", *rows])
 
 
@@ -66,11 +67,17 @@ def model_card(
 ) -> str:
     """Of a trained checkpoint. data: names of its data sets; parameters: what training was started with; results: for
     example train_results.json."""
-    tags, about = ["process-reward-model", "mm-prm"], {"library_name": "transformers"}
-    about |= {"base_model": base_model, "license": license, "model_name": name, "pipeline_tag": "image-text-to-text"}
+    header = ModelCardData(
+        library_name="transformers",
+        base_model=base_model,
+        license=license,
+        model_name=name,
+        pipeline_tag="image-text-to-text",
+        tags=["process-reward-model", "mm-prm"],
+    )
     use = "python eval/prm/evaluate_prm.py --checkpoint CHECKPOINT --input_file rollouts.json --output_file scored.json"
     return _card(
-        ModelCardData(**about, tags=tags),
+        header,
         f"# {name}\n\nA multimodal process reward model: a step's score is P(Yes) against No at the `<prm>` behind it.",
         f"From {base_model or FILL_IN} with {', '.join(data) or FILL_IN}.\n\nLicence, also in the header: {license}",
         f"```sh\n{use}\n```",

@@ -43,7 +43,8 @@ class MathWorkers:
     """math_equal in processes of their own: an answer like 9^{9^{9^9}} can block an interpreter for good."""
 
     def __init__(self, seconds: float = 20):
-        self.seconds, self.pool = seconds, None
+        self.seconds = seconds
+        self.pool: ProcessPool | None = None
 
     async def equal(self, reference: str, answer: str) -> bool:
         """Raises TimeoutError when the comparison takes too long or too much memory."""

@@ -189,9 +189,11 @@ class Encoder:
     def _ids(self, parts: list[str | int], bos: bool = True) -> list[int]:
         """Neighbouring strings are joined before they are encoded, as a tokenizer would see them between specials."""
         ids = list(self.bos) if bos else []
-        for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
-            run = list(group)
-            ids += self._text("".join(run)) if is_text else run
+        for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
+            if is_text:
+                ids += self._text("".join(map(str, run)))
+            else:
+                ids += map(int, run)
         return ids
 
     def _text(self, text: str) -> list[int]:

@@ -187,7 +187,7 @@ def parse_problem(record: Any, folder: Path) -> Problem:
     return Problem(id_, question, answer, whole_images(record.get("image_path"), folder), record)
 
 
-def parse_records(path: str | Path, rows: list[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
+def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
     """Parse every row; return the good ones and one line `file: record N (id ...): what is wrong` per bad one."""
     good, bad = [], []
     for number, row in enumerate(rows, 1):
@@ -339,7 +339,8 @@ def read_tree(path: str | Path) -> Tree:
 
 def each_tree(folder: str | Path) -> Iterator[tuple[Path, Tree]]:
     """Every `*.json` of a folder, in sorted order. Last, raises BadInput that names each one that is no tree."""
-    paths, bad = sorted(Path(folder).glob("*.json")), []
+    paths = sorted(Path(folder).glob("*.json"))
+    bad: list[str] = []
     for path in paths:
         try:
             yield path, read_tree(path)

@@ -95,7 +95,7 @@ def vote_of(answers: Sequence[str], labels: Sequence[int], weights: Sequence[flo
     else:
         rng = random.Random(seed)
         subsets = [rng.sample(range(len(labels)), k) for _ in range(VOTE_SUBSETS)]
-    return float(np.mean([vote(*([column[i] for i in s] for column in (answers, labels, weights))) for s in subsets]))
+    return float(np.mean([vote(*([column[i] for i in s] for column in (answers, labels, weights))) for s in subsets]))  # type: ignore[arg-type]
 
 
 @dataclass

@@ -58,9 +58,9 @@ class ServerPool:
     """
 
     def __init__(self, what: str, endpoints: Sequence[str], max_outage: float, timeout: float, api_key: str):
-        limits, wait = openai.Timeout(timeout, connect=10), {"max_retries": 0, "api_key": api_key}
+        limits = openai.Timeout(timeout, connect=10)
         self.what, self.max_outage = what, max_outage
-        clients = [openai.AsyncOpenAI(base_url=url, timeout=limits, **wait) for url in endpoints]
+        clients = [openai.AsyncOpenAI(base_url=u, timeout=limits, max_retries=0, api_key=api_key) for u in endpoints]
         self.servers = [Server(client, memory=60 + timeout) for client in clients]
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,7 @@ def read_problems(
         return problem
 
     for table in tables:
-        good, lines = parse_records(
-            table.name, map(with_id, table.rows), lambda row, source=table.folder: parse(row, source)
-        )
+        good, lines = parse_records(table.name, map(with_id, table.rows), partial(parse, source=table.folder))
         problems += good
         bad += lines
     if bad and not skip_invalid:

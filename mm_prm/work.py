@@ -18,7 +18,8 @@ BUSY_PAUSE = 1.0  # seconds before a problem that another process works on is lo
 
 
 class HasId(Protocol):
-    id: str
+    @property
+    def id(self) -> str: ...
 
 
 Item = TypeVar("Item", bound=HasId)

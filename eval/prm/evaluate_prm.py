@@ -68,7 +68,7 @@ def partial_files(output: Path) -> list[Path]:
 
 def scored_before(output: Path, run: dict[str, Any]) -> dict[int, list[list[float]]]:
     """Scores by record number from the journals of all processes. Raises BadInput when one is of another run."""
-    found = {}
+    found: dict[int, list[list[float]]] = {}
     for path in partial_files(output):
         rows = read_rows(path)
         if len(rows) > 1 and rows[0] != {"run": run}:

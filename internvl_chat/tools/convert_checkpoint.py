@@ -21,6 +21,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ def original_config(config: InternVLConfig, images: Any, kept: dict[str, Any]) -
     tower = {name: vision[native] for name, (native, _) in VISION_FIELDS.items()}
     tower |= {"model_type": "intern_vit_6b", "architectures": ["InternVisionModel"]}
     tower |= {"image_size": vision["image_size"][0], "patch_size": vision["patch_size"][0]}
-    chat = {"model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "auto_map": REMOTE}
+    chat: dict[str, Any] = {"model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "auto_map": REMOTE}
     chat |= {"template": "internvl2_5", "ps_version": "v2", "downsample_ratio": config.downsample_ratio}
     chat |= {"select_layer": config.vision_feature_layer, "force_image_size": images.size["height"]}
     chat |= {"dynamic_image_size": images.crop_to_patches, "use_thumbnail": getattr(images, "use_thumbnail", True)}
@@ -288,10 +289,8 @@ def original_config(config: InternVLConfig, images: Any, kept: dict[str, Any]) -
         chat |= {"min_dynamic_patch": images.min_patches, "max_dynamic_patch": images.max_patches}
     known = {name: kept[name] for name in ("auto_map", "template") if name in kept}
     kept_llm, kept_tower = kept.get("llm_config", {}), kept.get("vision_config", {})
-    return {**kept, **chat, **known, **dtype} | {
-        "llm_config": {**kept_llm, **llm, **dtype},
-        "vision_config": {**kept_tower, **tower, **dtype},
-    }
+    towers = {"llm_config": {**kept_llm, **llm, **dtype}, "vision_config": {**kept_tower, **tower, **dtype}}
+    return kept | chat | known | dtype | towers
 
 
 # ---------------------------------------------------------------- weights
@@ -318,7 +317,11 @@ class Weight:
 def native_weights(layout: list[Block]) -> Iterator[Weight]:
     for block in layout:
         for part, name in enumerate(block.natives):
-            yield Weight(name, (block.original,), lambda fused, block=block, part=part: block.split(fused[0])[part])
+            yield Weight(name, (block.original,), partial(_part, block, part))
+
+
+def _part(block: Block, part: int, fused: list[Tensor]) -> Tensor:
+    return block.split(fused[0])[part]
 
 
 def original_weights(layout: list[Block]) -> Iterator[Weight]:
@@ -332,7 +335,8 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
     files = sorted({folder / name for name in listed.values()} or folder.glob("*.safetensors"))
     if not files:
         raise BadInput(f"{folder}: holds no *.safetensors")
-    found, bad = {}, []
+    found: dict[str, Stored] = {}
+    bad: list[str] = []
     for path in files:
         try:
             with safe_open(path, "pt") as shard:

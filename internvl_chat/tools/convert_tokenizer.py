@@ -26,8 +26,8 @@ from mm_prm.prm_model import KEPT
 from mm_prm.prompts import CHAT_TEMPLATE
 from mm_prm.records import read_json, write_atomic, write_json
 
-SMALL_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.json")
-SMALL_FILES += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+SMALL_FILES = ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.json"]
+SMALL_FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
 NAMED = ("unk_token", "bos_token", "eos_token", "pad_token")
 DEFAULTS = {  # of the original tokenizer classes, for what tokenizer_config.json leaves out
     "internlm2": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"},
@@ -47,7 +47,7 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 def tokenizer_settings(folder: Path, family: str) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json over the class's defaults; `special`: all special tokens."""
-    settings = dict(DEFAULTS[family])
+    settings: dict[str, Any] = dict(DEFAULTS[family])
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings |= optional_json(folder / name)
     settings |= {name: spelling(settings.get(name)) for name in NAMED}
@@ -106,7 +106,7 @@ def read_sentencepiece(path: Path) -> Any:
     """The parsed model file."""
     from sentencepiece import sentencepiece_model_pb2  # here: it needs protobuf, which the Qwen2 family does not
 
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         model.ParseFromString(path.read_bytes())
     except FileNotFoundError:

@@ -87,7 +87,7 @@ class FinetuneArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "shape of the rate after the warm-up"})
 
     def __post_init__(self) -> None:
-        if not self.warmup_steps:
+        if not self.warmup_steps:  # type: ignore[has-type]
             self.warmup_steps = self.warmup_ratio  # transformers reads a warmup_steps below 1 as a share
-        self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or self.deepspeed)
+        self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or self.deepspeed)  # type: ignore[has-type]
         super().__post_init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def read_rows(meta_path: str, objective: str, seed: int, skip_bad_rows: int = 0)
         if entry.get("length") not in (None, len(records)):
             found = f"length is {entry['length']}, but it has {len(records)} rows"
             wrong_length.append(f"{meta_path}: dataset {name!r}: {found}")
-        good, wrong = parse_records(annotation, records, lambda record, root=root: parse_row(record, root, objective))
+        good, wrong = parse_records(annotation, records, partial(parse_row, root=root, objective=objective))
         whole, part = divmod(_repeat_time(meta_path, name, entry), 1)
         rows += good * int(whole) + random.Random(f"{seed} {name}").sample(good, round(part * len(good)))
         bad += wrong

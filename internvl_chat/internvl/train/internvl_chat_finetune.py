@@ -37,8 +37,8 @@ from mm_prm.prm_format import MARKER
 from mm_prm.prm_model import KEPT, load_config, load_model, load_processor, yes_no_ids
 from mm_prm.records import read_json, write_atomic
 
-CARD_SETTINGS = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "bf16")
-CARD_SETTINGS += ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "seed")
+CARD_SETTINGS = ["num_train_epochs", "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "bf16"]
+CARD_SETTINGS += ["per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "seed"]
 
 
 def configure_images(processor: Any, data: DataArguments, tile_size: int) -> None:

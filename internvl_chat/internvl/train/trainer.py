@@ -176,6 +176,7 @@ class FinetuneTrainer(Trainer):
             metrics |= label_metrics(torch.tensor(gather_object(logits)), torch.tensor(gather_object(labels)))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control = self.control  # type: ignore[has-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         self.reported_at += time.monotonic() - started  # an evaluation is not training time
         return metrics
