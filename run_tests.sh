@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what is missing, then run ruff and mypy, the fast tests, then the slow ones (a real policy server, the small study end to end).
+# Install what is missing, then run ruff, mypy, the fast tests and the slow ones (a real policy server, the small study).
 #
 #   bash run_tests.sh           everything, about 15 minutes on 2 CPU cores
 #   bash run_tests.sh --fast    the fast tests alone, one to two minutes
