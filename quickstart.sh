@@ -9,6 +9,11 @@
 # finished is not done again. Settings and the function of each stage are in examples/desk/common.sh.
 set -euo pipefail
 cd "$(dirname "$0")"
+case ${1:-} in
+  '' | --with-policy) ;;
+  -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' quickstart.sh; exit ;;
+  *) echo "error: $1: quickstart.sh takes no flags, only the variables that --help names" >&2; exit 2 ;;
+esac
 source examples/desk/common.sh
 
 SCALE=${DESK_SCALE:-full} SCRATCH=

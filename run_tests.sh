@@ -5,6 +5,11 @@
 #   bash run_tests.sh --fast    the fast tests alone, one to two minutes
 set -euo pipefail
 cd "$(dirname "$0")"
+case ${1:-} in
+  '' | --fast) ;;
+  -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' run_tests.sh; exit ;;
+  *) echo "error: $1: run_tests.sh takes --fast alone" >&2; exit 2 ;;
+esac
 bash install.sh
 export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff check .

@@ -130,7 +130,7 @@ async def judge_trees(args: argparse.Namespace, files: list[TreeFile]) -> None:
         )
     finally:
         await judge.pool.close()
-        print(f"{judge.asked} states judged by {args.judge_model}", flush=True)
+        print(f"{judge.asked} replies of {args.judge_model}", flush=True)
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     problems, skipped = read_seed(args.input_file, args.skip_invalid)
     if args.num_splits > len(problems):
-        raise cli.BadInput(f"--num_splits {args.num_splits}: only {len(problems)} problems, a chunk would be empty")
+        raise cli.BadInput(f"--num_splits {args.num_splits}: only {len(problems)} problems, so at most as many chunks")
     for line in skipped:
         print(f"skipped: {line}")
     chunks = split(problems, args.num_splits)

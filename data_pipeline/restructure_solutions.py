@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,8 @@ def write_results(run: Restructuring, problems: list[Problem]) -> None:
             rejected.append({**problem.record, "image_path": records.image_value(problem.images), "rejected": flaws})
     records.write_json(rejected_file, rejected)
     if not rows:
-        raise cli.Fault(f"all {len(rejected)} solutions were rejected, see {rejected_file}")
+        [(flaw, _)] = Counter(record["rejected"][-1] for record in rejected).most_common(1)
+        raise cli.Fault(f"all {len(rejected)} solutions were rejected, see {rejected_file}; most often: {flaw}")
     records.write_json(args.meta_file, {args.name: records.dataset_entry(args.image_root, args.output_file, len(rows))})
     records.write_jsonl(args.output_file, rows)
     print(f"{args.output_file}: {len(rows)} rows; {args.meta_file}: dataset {args.name!r}")

@@ -24,8 +24,9 @@ POLICY_NAME=${POLICY_NAME:-${POLICY_MODEL:-policy}}   # kept in the trees; a par
 PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 
-PYTHON=${PYTHON:-python}
 HERE=$(cd "$(dirname "$0")" && pwd)
+[ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=${PYTHON:-$HERE/../.venv/bin/python}
+PYTHON=${PYTHON:-python}
 
 fail() {
   echo "error: $*" >&2
@@ -69,6 +70,7 @@ annotate_chunks() { # one worker after another
   exit $status
 }
 
+command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
 [ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
   fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"

@@ -262,7 +262,8 @@ def main() -> None:
     )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not paths:
-        raise cli.BadInput(f"{args.input_dir}: no path left: {said}")
+        why = "; MC 0 or 1: a problem's rollouts are all wrong or all right" if counts["trees_root_0_or_1"] else ""
+        raise cli.BadInput(f"{args.input_dir}: no path left: {said}{why}")
     print(said)
     hard_above = args.threshold if args.labels == "hard" else None
     records = [path_record(tree, path, hard_above) for tree, path in paths]

@@ -1,6 +1,6 @@
 """Show search trees in one HTML page that needs no server and no network.
 
-    python data_pipeline/view_trees.py --input_dir outputs \\
+    python data_pipeline/view_trees.py --input_dir outputs/trees \\
         --output_file trees.html [--scores scored.json]
 
 Each problem with its picture, the states of its tree, any path as a solution.
@@ -124,11 +124,15 @@ def main() -> None:
         except (ValueError, TypeError) as error:
             bad.append(f"{path}: {error}")
     if bad or args.scores and not scored:
-        raise cli.BadInput(*bad or [f"{args.scores}: no score fits these trees (other problems, or other steps)"])
+        unfit = (
+            f"{args.scores}: no score fits these trees (other problems or steps): score --write_rollouts's file"
+        )
+        raise cli.BadInput(*bad or [unfit])
     if args.write_rollouts:
         write_json(args.write_rollouts, [rollouts_record(tree) for _, tree in trees])
     write_atomic(args.output_file, page({"prm": args.scores and args.scores.name, "trees": rows}, packed))
-    print(f"{args.output_file}: {len(rows)} trees, {sum(row['states'] for row in rows)} states, {scored} steps scored")
+    states = sum(row["states"] for row in rows)
+    print(f"{args.output_file}: {len(rows)} trees, {states} states, a score at {scored} of their steps")
 
 
 if __name__ == "__main__":

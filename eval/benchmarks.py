@@ -221,7 +221,8 @@ def read_benchmark(name: str, data: Path | None, download: bool, folder: Path) -
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--list", action="store_true", help="say what each benchmark is and needs, and stop")
-    parser.add_argument("--benchmark", choices=[name for name in BENCHMARKS if name != "seed"])
+    names = [name for name in BENCHMARKS if name != "seed"]
+    parser.add_argument("--benchmark", choices=names, help="how to read --data: " + ", ".join(names))
     add_data_flags(parser)
     parser.add_argument("--output_file", type=Path, help="seed file, a JSON list; its pictures go beside it")
     args = parser.parse_args()

@@ -31,8 +31,9 @@ GPUS=${GPUS:-1}                                 # processes that share the probl
 IMAGE_ROOT=${IMAGE_ROOT:-}                      # of relative image paths; default: the rollouts' folder
 STEP_SEPARATOR=${STEP_SEPARATOR-\\n\\n}         # between <prm> and the next step; empty: the released evaluation's
 
-PYTHON=${PYTHON:-python}
 HERE=$(cd "$(dirname "$0")" && pwd)
+[ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=${PYTHON:-$HERE/../.venv/bin/python}
+PYTHON=${PYTHON:-python}
 
 fail() {
   echo "error: $*" >&2
@@ -55,10 +56,18 @@ note() { # FILE WHAT
   printf '%s\n' "$2" >"$1.made_for"             # echo would read \n
 }
 
+holds_candidates() { # FILE: the first line of a partial file says how they are drawn
+  case $1 in
+    *.partial.jsonl) [ -e "$1" ] && [ "$(wc -l <"$1")" -gt 1 ] ;;
+    *) [ -e "$1" ] ;;
+  esac
+}
+
 made_for() { # FILE WHAT: whether the note says so; a file without one is trusted
   [ ! -e "$1.made_for" ] || [ "$(cat "$1.made_for")" = "$2" ]
 }
 
+command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 [ -f "$CHECKPOINT/config.json" ] || fail "$CHECKPOINT: no checkpoint there (config.json is missing)"
 if [ -f "$DATASET" ]; then
   BENCHMARK=seed DATA=$DATASET
@@ -74,14 +83,15 @@ if [ -f "$DATASET" ] && grep -q '"solutions_splits"' "$DATASET"; then
 else
   DRAWN_BY="$BENCHMARK $(whole_path "$DATA") $(whole_path "$POLICY_MODEL") $POLICY_NAME $*"
   for made in "$ROLLOUTS" "$ROLLOUTS.partial.jsonl"; do
-    [ -z "$POLICY_MODEL$POLICY_ENDPOINT" ] || [ ! -e "$made" ] || made_for "$ROLLOUTS" "$DRAWN_BY" ||
-      fail "$made was drawn by another policy or with other flags: repeat them, or set OUTPUT_DIR"
+    [ -z "$POLICY_MODEL$POLICY_ENDPOINT" ] || ! holds_candidates "$made" || made_for "$ROLLOUTS" "$DRAWN_BY" ||
+      fail "$made was drawn by another policy or with other flags: repeat them, set OUTPUT_DIR, or remove it"
   done
 fi
 if [ -e "$ROLLOUTS" ]; then
   [ "$ROLLOUTS" = "$DATASET" ] || [ ! -f "$DATASET" ] || [ ! "$DATASET" -nt "$ROLLOUTS" ] ||
     fail "$DATASET is newer than its candidates in $ROLLOUTS: remove them, or set OUTPUT_DIR"
   [ "$ROLLOUTS" = "$DATASET" ] || echo "reusing the candidates in $ROLLOUTS"
+  [ $# -eq 0 ] || [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "the candidates are drawn already: $* would change nothing"
 else
   [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
   case " $* " in

@@ -7,7 +7,7 @@
 `python eval/benchmarks.py --list` says what --benchmark can be and which files
 it needs.
 
-How they were drawn and judged stands in <output_file>_run.json. Finished
+How they were drawn and judged stands in <output>_run.json (rollouts_run.json). Finished
 problems are kept in <output_file>.partial.jsonl until all are done: run the
 same command to resume.
 """

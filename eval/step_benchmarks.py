@@ -147,7 +147,8 @@ def split(records: list[Row], dev_fraction: float, seed: int) -> dict[str, list[
         is_dev = int.from_bytes(digest[:8], "big") < dev_fraction * 2**64
         parts["dev" if is_dev else "test"].append(record)
     if not all(parts.values()):
-        raise cli.BadInput(f"--dev_fraction {dev_fraction}: of {len(records)} problems, one part would get none")
+        none = f"of {len(records)} problems, one part would get none; another --seed draws others"
+        raise cli.BadInput(f"--dev_fraction {dev_fraction}: {none}")
     return parts
 
 

@@ -100,7 +100,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return super()._metavar_formatter(action, default_metavar)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        shown = action.default not in (None, False, argparse.SUPPRESS)
+        shown = action.default not in (None, argparse.SUPPRESS) and action.default is not False
         return (action.help or "") + (" (default: %(default)s)" if shown else "")
 
 

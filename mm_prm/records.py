@@ -31,7 +31,7 @@ def read_json(path: str | Path) -> Any:
     """Read one JSON file; a UTF-8 byte order mark is accepted. Raises BadInput that names the file and the line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise BadInput(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from None
@@ -48,7 +48,7 @@ def read_jsonl(path: str | Path) -> list[Any]:
     """Read one JSON value per line; blank lines are skipped. Raises BadInput that names the bad line."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise BadInput(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error})") from None
@@ -332,9 +332,14 @@ class Tree:
 def read_tree(path: str | Path) -> Tree:
     """One tree file. Raises BadInput that names it."""
     try:
-        return Tree.from_dict(read_json(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path}: not a tree ({type(error).__name__}: {error})") from None
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, found {type(data).__name__}")
+        return Tree.from_dict(data)
+    except KeyError as error:
+        raise BadInput(f"{path}: not a tree (field {error} is missing)") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path}: not a tree ({error})") from None
 
 
 def each_tree(folder: str | Path) -> Iterator[tuple[Path, Tree]]:

@@ -8,6 +8,7 @@ import base64
 import json
 import mimetypes
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+from tqdm import tqdm
 
 from mm_prm.cli import Fault
 
@@ -101,19 +103,24 @@ class ServerPool:
                 now = time.monotonic()
                 server.failed(now)
                 tried.add(server)
+                reason = " ".join(str(error).split())[:200]
+                if server.failing_since == now:  # once an outage
+                    where = f"{self.what} {server.client.base_url}"
+                    tqdm.write(f"{where}: {reason} Asking again, for {self.max_outage:g} s at most.", file=sys.stderr)
                 first_failure = first_failure or now
                 if any(other.failing_since is None and other not in tried for other in self.servers):
                     continue
                 down = min(now - (other.failing_since or now) for other in self.servers)
                 left = self.max_outage - max(now - first_failure, down)
                 if left <= 0:
-                    reason = " ".join(str(error).split())[:200]
                     raise Unreachable(
                         f"{self.what} {server.client.base_url}: out of reach for {self.max_outage:g} s ({reason})"
                     ) from None
             except openai.APIStatusError as error:
-                kind = Refused if error.status_code in (400, 413, 422) else Fault
-                raise kind(f"{self.what} {server.client.base_url}: refused ({error.message})") from None
+                where = f"{self.what} {server.client.base_url}"
+                if error.status_code in (400, 413, 422):
+                    raise Refused(f"{where}: refused ({error.message}); it would refuse it again") from None
+                raise Fault(f"{where}: refused ({error.message})") from None
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, 30)
             tried.clear()

@@ -44,11 +44,12 @@ def spelled_out(path, url):
 
 @pytest.fixture
 def workplace(tmp_path, desk):
-    for name in ("data_pipeline", "eval", "internvl_chat"):
+    for name in ("data_pipeline", "eval", "internvl_chat", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for folder in ("images", "outputs", "work_dirs", "pretrained", "data/policy/images", "VisualProcessBench/images"):
+    pictured = ("images", "data/policy/images", "VisualProcessBench/images")
+    for folder in ("outputs", "mine", "work_dirs", "pretrained", *pictured):
         (tmp_path / folder).mkdir(parents=True)
-    for folder in ("images", "data/policy/images", "VisualProcessBench/images"):
+    for folder in pictured:
         Image.new("RGB", (20, 30)).save(tmp_path / folder / "0.png")
     (tmp_path / "work_dirs/mm_prm").symlink_to(desk)
     make_original(tmp_path / "InternVL2_5-8B", "qwen2")
@@ -78,7 +79,8 @@ def test_documented_python_commands_run_as_they_stand(workplace):
         policy = ["--policy_endpoint", server.url, "--model", "m", "--judge", "rule"]
         trees = ["--input_file", "seed.json", "--max_search_count", "3"]
         run("data_pipeline/run_data_pipeline.py", *trees, "--output_dir", "trees", *policy)
-        (workplace / "outputs/trees").symlink_to(workplace / "trees")
+        for folder in ("outputs", "mine"):
+            (workplace / folder / "trees").symlink_to(workplace / "trees")
         run("eval/generate_rollouts.py", "--data", "seed.json", "--output_file", "rollouts.json", *policy)
         rollouts = json.loads((workplace / "rollouts.json").read_text())
         scored = [{**r, "prm_scores": [[0.5] * len(s) for s in r["solutions_splits"]]} for r in rollouts]
@@ -86,5 +88,5 @@ def test_documented_python_commands_run_as_they_stand(workplace):
         documented = [spelled_out(ROOT / "docs" / name, server.url) for name in ("pipeline.md", "reproduce.md")]
         for command in documented[0] + documented[1]:
             run(*command)
-    assert [len(some) for some in documented] == [18, 6]
+    assert [len(some) for some in documented] == [22, 6]
     assert (workplace / "trees.html").stat().st_size > 10_000 and (workplace / "cases/cases.md").exists()

@@ -140,7 +140,7 @@ def test_on_the_cpu_gloo_joins_processes_and_deepspeed_takes_one(launch):
     [
         (FULL, {"MODEL_PATH": "none"}, "MODEL_PATH=none: no checkpoint there (config.json is missing)"),
         (FULL, {"META_PATH": "none"}, "META_PATH=none: no such dataset file"),
-        (FULL, {"PYTHON": "none"}, "PYTHON=none: not found; activate .venv or set PYTHON"),
+        (FULL, {"PYTHON": "none"}, "PYTHON=none: not found; run bash install.sh, or name an interpreter"),
         (FULL, {"PRESET": "x"}, "PRESET=x: must be paper or released"),
         (FULL, {"ZERO_STAGE": "2"}, "ZERO_STAGE=2: must be 1 or 3"),
         (

@@ -42,7 +42,7 @@ def test_every_state_gets_the_probability_of_yes_against_no(trees, tmp_path):
     with ChatServer(lambda request: ["Yes"], top_logprobs=top(TOKENS)) as server:
         done = judge(trees, server.url, "--output_dir", tmp_path / "judged")
         assert done.returncode == 0, done.stderr
-        assert len(server.requests) == 6 and "6 states judged" in done.stdout
+        assert len(server.requests) == 6 and "6 replies of j" in done.stdout
         again = judge(trees, server.url, "--output_dir", tmp_path / "judged")
         assert again.returncode == 0 and len(server.requests) == 6
         request = server.requests[1]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def main() -> None:
     root = args.image_root or args.input_file.parent
     records: list[Record] = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
     prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"), args.batch_tokens, args.dtype)
+    if (objective := getattr(prm.model.config, "objective", "prm")) != "prm":  # what the fine-tune script wrote there
+        print(f"warning: {args.checkpoint} was trained with --objective {objective}: no PRM", file=sys.stderr)
     run = {
         "checkpoint": os.path.abspath(args.checkpoint),
         "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,

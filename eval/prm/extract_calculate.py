@@ -252,6 +252,7 @@ def main() -> None:
     write_atomic(output.with_suffix(".md"), markdown(result))
     write_json(output, result)
     print(screen(result))
+    print(f"more: {output}, and the same as .md and .png")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ NODE_RANK=${NODE_RANK:-0}                       # 0 to NNODES - 1
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}           # host of rank 0, the same on every node
 MASTER_PORT=${MASTER_PORT:-29500}
 ZERO_STAGE=${ZERO_STAGE:-1}                     # 1 shares out the optimizer's state, 3 gradients and weights as well
-PYTHON=${PYTHON:-python}
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+[ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=${PYTHON:-$ROOT/../.venv/bin/python}
+PYTHON=${PYTHON:-python}
 
 fail() {
   echo "error: $*" >&2
@@ -45,7 +46,7 @@ case "$ZERO_STAGE $*" in
 esac
 [ -f "$MODEL_PATH/config.json" ] || fail "MODEL_PATH=$MODEL_PATH: no checkpoint there (config.json is missing)"
 [ -f "$META_PATH" ] || fail "META_PATH=$META_PATH: no such dataset file"
-command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; activate .venv or set PYTHON"
+command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 
 FOUND=$(gpus_here)
 if [ "$FOUND" -gt 0 ]; then

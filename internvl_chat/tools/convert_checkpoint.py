@@ -202,7 +202,8 @@ REMOTE |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_internv
 def original_family(original: dict[str, Any], path: Path) -> str:
     """`qwen2` or `internlm2`. Raises BadInput that names each field this converter cannot honour."""
     if original.get("model_type") != "internvl_chat":
-        raise BadInput(f"{path}: field 'model_type': {original.get('model_type')!r} is not 'internvl_chat'")
+        native = ", the native format already" if original.get("model_type") == "internvl" else ""
+        raise BadInput(f"{path}: field 'model_type': {original.get('model_type')!r} is not 'internvl_chat'{native}")
     if lacking := [name for name in ("llm_config", "vision_config") if not isinstance(original.get(name), dict)]:
         raise BadInput(*(f"{path}: field {name!r} is missing" for name in lacking))
     text, vision = original["llm_config"], original["vision_config"]

@@ -151,11 +151,17 @@ def main() -> None:
         usage="%(prog)s [flags]",
         allow_abbrev=False,
     )
-    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if unknown:
+        raise cli.BadInput(f"unknown flags: {' '.join(unknown)}")
     if args.n_gpu > 1:
         raise cli.BadInput(f"{args.n_gpu} GPUs in one process: start under torchrun, as shell/launch.sh does")
     if model_args.use_llm_lora and is_deepspeed_zero3_enabled():
         raise cli.BadInput("--use_llm_lora: adapters cannot be merged into weights spread by ZeRO-3, use ZeRO-1")
+    if not data_args.dry_run and (Path(args.output_dir) / "train_results.json").exists():
+        if args.should_save:
+            print(f"{args.output_dir}: finished already; remove it, or name another --output_dir, to train anew")
+        return
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
     rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
@@ -176,6 +182,7 @@ def main() -> None:
             print("\n".join(report(rows, held_out, collator, model, args)))
         return
     model.config.use_cache = False
+    model.config.objective = data_args.objective
     args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
     args.remove_unused_columns = False
     if held_out and args.eval_strategy == "no":
