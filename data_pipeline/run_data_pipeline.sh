@@ -25,8 +25,10 @@ PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 
 HERE=$(cd "$(dirname "$0")" && pwd)
-[ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=${PYTHON:-$HERE/../.venv/bin/python}
-PYTHON=${PYTHON:-python}
+if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
+  PYTHON=python
+  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
+fi
 
 fail() {
   echo "error: $*" >&2

@@ -124,9 +124,7 @@ def main() -> None:
         except (ValueError, TypeError) as error:
             bad.append(f"{path}: {error}")
     if bad or args.scores and not scored:
-        unfit = (
-            f"{args.scores}: no score fits these trees (other problems or steps): score --write_rollouts's file"
-        )
+        unfit = f"{args.scores}: no score fits these trees (other problems or steps): score --write_rollouts's file"
         raise cli.BadInput(*bad or [unfit])
     if args.write_rollouts:
         write_json(args.write_rollouts, [rollouts_record(tree) for _, tree in trees])

@@ -32,8 +32,10 @@ IMAGE_ROOT=${IMAGE_ROOT:-}                      # of relative image paths; defau
 STEP_SEPARATOR=${STEP_SEPARATOR-\\n\\n}         # between <prm> and the next step; empty: the released evaluation's
 
 HERE=$(cd "$(dirname "$0")" && pwd)
-[ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=${PYTHON:-$HERE/../.venv/bin/python}
-PYTHON=${PYTHON:-python}
+if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
+  PYTHON=python
+  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
+fi
 
 fail() {
   echo "error: $*" >&2

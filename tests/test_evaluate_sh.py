@@ -71,9 +71,20 @@ def test_candidates_of_another_policy_are_not_taken_for_this_ones(evaluate, tmp_
     assert done.returncode == 0 and calls == ALL[2:]
     # Nor are those of a run that was stopped.
     rollouts = tmp_path / "outputs" / "eval" / "test" / "rollouts.json"
-    rollouts.rename(f"{rollouts}.partial.jsonl")
+    rollouts.unlink()
+    rollouts.with_name("rollouts.json.partial.jsonl").write_text('{"run": {}}\n{"key": "a"}\n')
     done, calls, _ = evaluate("prm", "test.json", POLICY_NAME="other")
     assert done.returncode == 2 and calls == [] and "partial.jsonl was drawn by another policy" in done.stderr
+    # One that was stopped before its first candidate holds up nothing.
+    rollouts.with_name("rollouts.json.partial.jsonl").write_text('{"run": {}}\n')
+    done, calls, _ = evaluate("prm", "test.json", POLICY_NAME="other")
+    assert done.returncode == 0 and calls == ALL
+
+
+def test_flags_that_would_change_nothing_are_refused(evaluate):
+    evaluate("prm", "test.json")
+    done, calls, _ = evaluate("prm", "test.json", "--num_rollouts", "4", POLICY_ENDPOINT="")
+    assert done.returncode == 2 and calls == [] and "--num_rollouts 4 would change nothing" in done.stderr
 
 
 def test_nothing_is_deleted(evaluate, tmp_path):

@@ -167,6 +167,32 @@ def test_what_cannot_work_is_one_line(launch, name, env, message):
     assert (done.returncode, done.stderr, done.words) == (2, f"error: {message}\n", [])
 
 
+@pytest.mark.parametrize(
+    ("script", "args"),
+    [
+        ("internvl_chat/shell/launch.sh", []),
+        ("data_pipeline/run_data_pipeline.sh", []),
+        ("eval/evaluate.sh", ["model", "k12_prm"]),
+    ],
+)
+@pytest.mark.parametrize("active", [0, 1])
+def test_the_active_python_is_taken_if_it_has_the_project_else_the_one_in_venv(tmp_path, script, args, active):
+    for name, code in (("bin", 1 - active), (".venv/bin", 0), ("model", 0), (Path(script).parent, 0)):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "python").write_text(f'#!/bin/sh\necho "$0 k12_prm" >>calls\nexit {code}\n')
+        (tmp_path / name / "python").chmod(0o755)
+    (tmp_path / script).write_text((ROOT / script).read_text())
+    (tmp_path / "model/config.json").touch()
+    (tmp_path / "questions_part_1.json").touch()
+    env = {"MODEL_PATH": "model", "META_PATH": "model/config.json", "OUTPUT_DIR": "o", "GPUS": "1", "SPLIT_DIR": "."}
+    env |= {"BATCH_SIZE": "1", "PER_DEVICE_BATCH_SIZE": "1", "POLICY_ENDPOINT": "http://h/v1"}
+    env["PATH"] = f"{tmp_path}/bin:/usr/bin:/bin"
+    subprocess.run(["sh", script, *args], cwd=tmp_path, env=env, capture_output=True, timeout=30)
+    asked, used, *_ = (tmp_path / "calls").read_text().splitlines()
+    assert asked == f"{tmp_path}/bin/python k12_prm"
+    assert used == asked if active else used.endswith("/.venv/bin/python k12_prm")
+
+
 def test_the_exit_code_is_the_trainings(launch, tmp_path):
     (tmp_path / "bin" / "python").write_text("#!/bin/sh\nexit 7\n")
     assert launch(FULL).returncode == 7 and launch(FULL, gpus=0).returncode == 7

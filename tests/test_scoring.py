@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -103,6 +104,15 @@ def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollout
     assert done.returncode == 0 and "2 of 5 problems already scored" in done.stdout, done.stderr[-2000:]
     found = scores_in(output)
     assert found[0] == [[0.25] * 2, [0.25] * 3, []] and found[2][0][0] != 0.25 and not partial.exists()
+    assert "warning" not in done.stderr
+
+
+def test_a_policy_taken_for_a_prm_is_told(desk, rollouts, tmp_path):
+    policy = shutil.copytree(desk, tmp_path / "policy")
+    config = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(config | {"objective": "sft"}))
+    done = run(policy, rollouts, tmp_path / "s.json")
+    assert done.returncode == 0 and "policy was trained with --objective sft: no PRM" in done.stderr
 
 
 @pytest.mark.slow

@@ -269,9 +269,8 @@ def test_training_learns_labels_however_it_is_split_over_steps_processes_and_eng
     [[before]] = Prm.load(str(desk), "\n\n").score("what 1?", [str(tmp_path / "p.png")], [["step 0"]])
     assert abs(score - 0.9) < abs(before - 0.9) / 2
     assert set(four) == set(weights(desk))
-    assert json.loads((tmp_path / "four" / "config.json").read_text())["architectures"] == [
-        "InternVLForConditionalGeneration"
-    ]
+    config = json.loads((tmp_path / "four" / "config.json").read_text())
+    assert (config["architectures"], config["objective"]) == (["InternVLForConditionalGeneration"], "prm")
 
 
 @pytest.mark.slow
@@ -288,6 +287,10 @@ def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on_with_the_sam
     assert changed and all("language_model" in name and "_proj" in name for name in changed)
     again = finetune(desk, meta, tmp_path / "out", *flags, "5")
     assert losses(first) + losses(again) == losses(whole) and len(losses(whole)) == 5
+    done = (tmp_path / "out/model.safetensors").read_bytes()
+    once_more = finetune(desk, meta, tmp_path / "out", *flags, "5")
+    assert once_more.returncode == 0 and "all 5 steps are done" in once_more.stdout
+    assert (tmp_path / "out/model.safetensors").read_bytes() == done
     # The same when all weights are trained, which are saved under other names than they have in memory.
     flags = flags[-5:]
     runs = [finetune(desk, meta, tmp_path / name, *flags, steps) for name, steps in (("a", 5), ("b", 3), ("b", 5))]
@@ -423,6 +426,12 @@ def test_nothing_to_train_and_bad_fractions_are_refused(desk, tmp_path):
         with pytest.raises(BadInput, match=message):
             run_main(*flags, *more)
     assert not (tmp_path / "o").exists()
+
+
+def test_an_unknown_flag_is_named(desk, tmp_path):
+    flags = ["--model_name_or_path", desk, "--meta_path", tmp_path / "gone.json", "--output_dir", tmp_path / "o"]
+    with pytest.raises(BadInput, match="unknown flags: --max_step 3"):
+        run_main(*flags, "--max_step", "3")
 
 
 def test_adapters_are_refused_where_weights_are_spread(desk, tmp_path, monkeypatch):

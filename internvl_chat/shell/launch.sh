@@ -10,8 +10,10 @@ MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}           # host of rank 0, the same on ev
 MASTER_PORT=${MASTER_PORT:-29500}
 ZERO_STAGE=${ZERO_STAGE:-1}                     # 1 shares out the optimizer's state, 3 gradients and weights as well
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-[ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=${PYTHON:-$ROOT/../.venv/bin/python}
-PYTHON=${PYTHON:-python}
+if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
+  PYTHON=python
+  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=$ROOT/../.venv/bin/python
+fi
 
 fail() {
   echo "error: $*" >&2

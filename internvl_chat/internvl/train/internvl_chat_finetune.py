@@ -158,9 +158,10 @@ def main() -> None:
         raise cli.BadInput(f"{args.n_gpu} GPUs in one process: start under torchrun, as shell/launch.sh does")
     if model_args.use_llm_lora and is_deepspeed_zero3_enabled():
         raise cli.BadInput("--use_llm_lora: adapters cannot be merged into weights spread by ZeRO-3, use ZeRO-1")
-    if not data_args.dry_run and (Path(args.output_dir) / "train_results.json").exists():
-        if args.should_save:
-            print(f"{args.output_dir}: finished already; remove it, or name another --output_dir, to train anew")
+    begun = last_whole_checkpoint(Path(args.output_dir))
+    finished = (Path(args.output_dir) / "train_results.json").exists() and not data_args.dry_run
+    if finished and begun and 0 < args.max_steps <= int(begun.rpartition("-")[2]):  # transformers would do one more
+        print(f"{args.output_dir}: all {args.max_steps} steps are done; another --output_dir trains anew")
         return
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
@@ -198,7 +199,7 @@ def main() -> None:
     )
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
-    result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
+    result = trainer.train(resume_from_checkpoint=begun)
     if (dropped := int(trainer.seen[3])) and args.should_save:
         print(
             f"--max_seq_length {data_args.max_seq_length} cut off {dropped} targets, counted in every epoch of this run"
