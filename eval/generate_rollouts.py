@@ -7,9 +7,9 @@
 `python eval/benchmarks.py --list` says what --benchmark can be and which files
 it needs.
 
-How they were drawn and judged stands in <output>_run.json (rollouts_run.json). Finished
-problems are kept in <output_file>.partial.jsonl until all are done: run the
-same command to resume.
+How they were drawn and judged stands beside them, in rollouts_run.json.
+Finished problems are kept in <output_file>.partial.jsonl until all are done:
+run the same command to resume.
 """
 
 from __future__ import annotations

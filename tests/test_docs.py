@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 from conftest import ROOT
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
+from omegaprm import SearchParams
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("eval/**/*.md")]
 SCRIPTS = {
@@ -43,7 +44,8 @@ def flags_of(script):
         return {"--fast"} if script == "run_tests.sh" else set()
     source = path.read_text()
     sources = [source, *(file.read_text() for name, file in SHARED.items() if name in source)]
-    return set(re.findall(r'"(--\w+)"', "".join(sources)))
+    search = {f"--{field.name}" for field in dataclasses.fields(SearchParams)} if "SearchParams" in source else set()
+    return search | set(re.findall(r'"(--\w+)"', "".join(sources)))
 
 
 def commands(text):

@@ -64,7 +64,7 @@ def test_a_score_belongs_to_the_exact_steps_before():
 def test_the_page_holds_text_as_data_and_pictures_scaled_down(tmp_path, monkeypatch, capsys):
     flags = write_trees(tmp_path / "trees")
     run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json", "--write_rollouts", tmp_path / "rollouts.json")
-    assert "trees.html: 2 trees, 7 states, 7 steps scored" in capsys.readouterr().out
+    assert "trees.html: 2 trees, 7 states, a score at 7 of their steps" in capsys.readouterr().out
     html = (tmp_path / "trees.html").read_text()
     assert "<img" not in html and "default-src 'none'" in html and not re.search("(style|script)-hash", html)
     blocks = dict(re.findall(r'<script type="text/plain" id="([\w-]+)">(.*?)</script>', html))

@@ -351,8 +351,8 @@ def sft_row(record: dict[str, str], reply: str) -> dict[str, object]:
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write to")
-    for split, count in (("train", 4000), ("annotate", 400), ("dev", 150), ("test", 300)):
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} problems")
+    for flag, count in (("--train", 4000), ("--annotate", 400), ("--dev", 150), ("--test", 300)):
+        parser.add_argument(flag, type=cli.whole_number, default=count, help=f"number of {flag[2:]} problems")
     parser.add_argument("--solutions", type=cli.positive_int, default=2, help="teacher solutions per training problem")
     parser.add_argument("--slip_rate", type=float, default=0.6, help="how often the teacher's method is wrong")
     parser.add_argument("--seed", type=int, default=0, help="decides problems and solutions")
