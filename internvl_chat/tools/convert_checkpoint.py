@@ -20,8 +20,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,6 @@ INDEX = "model.safetensors.index.json"
 UNFINISHED = ".unfinished"  # a folder, for a killed safetensors leaves temporary files of its own names behind
 HEAD, EMBEDDING = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
 
-Split = Callable[[Tensor], list[Tensor]]
-Fuse = Callable[[list[Tensor]], Tensor]
-
 
 @dataclass(frozen=True)
 class Block:
@@ -59,8 +55,16 @@ class Block:
 
     original: str
     natives: tuple[str, ...]
-    split: Split = lambda weight: [weight]
-    fuse: Fuse = lambda parts: parts[0]
+    split: Callable[[Tensor], list[Tensor]] = lambda weight: [weight]
+    fuse: Callable[[list[Tensor]], Tensor] = lambda parts: parts[0]
+
+    def sources(self, to: str) -> tuple[str, ...]:
+        """Names of the weights to read, `to` one of the two formats."""
+        return (self.original,) if to == "native" else self.natives
+
+    def targets(self, to: str) -> tuple[str, ...]:
+        """Names of the weights to write."""
+        return self.natives if to == "native" else (self.original,)
 
 
 # ---------------------------------------------------------------- which weight is which
@@ -306,30 +310,6 @@ class Stored:
     dtype: str
 
 
-@dataclass(frozen=True)
-class Weight:
-    """One weight to write: the weights it is made of, and how."""
-
-    name: str
-    sources: tuple[str, ...]
-    make: Callable[[list[Tensor]], Tensor] = field(compare=False)
-
-
-def native_weights(layout: list[Block]) -> Iterator[Weight]:
-    for block in layout:
-        for part, name in enumerate(block.natives):
-            yield Weight(name, (block.original,), partial(_part, block, part))
-
-
-def _part(block: Block, part: int, fused: list[Tensor]) -> Tensor:
-    return block.split(fused[0])[part]
-
-
-def original_weights(layout: list[Block]) -> Iterator[Weight]:
-    for block in layout:
-        yield Weight(block.original, block.natives, block.fuse)
-
-
 def stored_weights(folder: Path) -> dict[str, Stored]:
     """Every weight of a folder. Raises BadInput when there is none, a shard is not there, or one cannot be read."""
     listed = optional_json(folder / INDEX).get("weight_map", {})
@@ -382,28 +362,31 @@ def check_tied(found: dict[str, Stored], embedding: str, head: str) -> None:
         raise BadInput(f"{found[head].path}: weight {head} is not {embedding}, but 'tie_word_embeddings' is true")
 
 
-def by_shard(weights: Iterator[Weight], found: dict[str, Stored]) -> dict[str, list[Weight]]:
-    """Weights to write by file name: that of the file their first source is in."""
+def by_shard(layout: list[Block], found: dict[str, Stored], to: str) -> dict[str, list[Block]]:
+    """Blocks by the name of the file to write: that of the file their first source is in."""
     shards = defaultdict(list)
-    for weight in weights:
-        shards[found[weight.sources[0]].path.name].append(weight)
+    for block in layout:
+        shards[found[block.sources(to)[0]].path.name].append(block)
     return dict(sorted(shards.items()))
 
 
-def made(weight: Weight, found: dict[str, Stored]) -> Tensor:
-    # The clone of a part lets go of the fused weight, and may be saved beside the other parts.
-    return weight.make([read(found[name], name) for name in weight.sources]).clone(
-        memory_format=torch.contiguous_format
-    )
+def converted(shard: list[Block], found: dict[str, Stored], to: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and numbers of every weight that a shard gets."""
+    for block in shard:
+        weights = [read(found[name], name) for name in block.sources(to)]
+        made = block.split(weights[0]) if to == "native" else [block.fuse(weights)]
+        for name, weight in zip(block.targets(to), made, strict=True):
+            # The clone of a part lets go of the fused weight, and may be saved beside the other parts.
+            yield name, weight.clone(memory_format=torch.contiguous_format)
 
 
-def is_finished(target: Path, weights: list[Weight], found: dict[str, Stored]) -> bool:
+def is_finished(target: Path, shard: list[Block], found: dict[str, Stored], to: str) -> bool:
     """Whether this very shard is there: by its content, since two trainings give shards of the same names and sizes."""
     try:
-        with safe_open(target, "pt") as shard:
-            if set(shard.keys()) != {weight.name for weight in weights}:
+        with safe_open(target, "pt") as there:
+            if set(there.keys()) != {name for block in shard for name in block.targets(to)}:
                 return False
-            return all(same_bytes(shard.get_tensor(weight.name), made(weight, found)) for weight in weights)
+            return all(same_bytes(there.get_tensor(name), weight) for name, weight in converted(shard, found, to))
     except (SafetensorError, OSError):
         return False
 
@@ -413,11 +396,11 @@ def same_bytes(one: Tensor, other: Tensor) -> bool:
     return same and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
-def write_shard(target: Path, weights: list[Weight], found: dict[str, Stored]) -> None:
+def write_shard(target: Path, weights: dict[str, Tensor]) -> None:
     temporary = target.parent / UNFINISHED / target.name
     temporary.parent.mkdir(exist_ok=True)
     try:
-        save_file({weight.name: made(weight, found) for weight in weights}, temporary, metadata={"format": "pt"})
+        save_file(weights, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise Fault(f"{temporary}: cannot be written ({error})") from None
     with open(temporary, "rb") as file:
@@ -426,18 +409,18 @@ def write_shard(target: Path, weights: list[Weight], found: dict[str, Stored]) -
     os.replace(temporary, target)
 
 
-def write_weights(output: Path, shards: dict[str, list[Weight]], found: dict[str, Stored]) -> None:
+def write_weights(output: Path, shards: dict[str, list[Block]], found: dict[str, Stored], to: str) -> None:
     """Write every shard that is not finished, and the index."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").unlink(missing_ok=True)  # a half-made folder cannot be loaded
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    for count, (name, weights) in enumerate(shards.items(), 1):
-        finished = is_finished(output / name, weights, found)
+    for count, (name, shard) in enumerate(shards.items(), 1):
+        finished = is_finished(output / name, shard, found, to)
         if not finished:
-            write_shard(output / name, weights, found)
+            write_shard(output / name, dict(converted(shard, found, to)))
         print(f"shard {count} of {len(shards)}: {name} {'was there' if finished else 'written'}", flush=True)
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    index = {weight.name: name for name, weights in shards.items() for weight in weights}
+    index = {target: name for name, shard in shards.items() for block in shard for target in block.targets(to)}
     (output / INDEX).unlink(missing_ok=True)
     if len(shards) > 1:
         total = sum(tensor_bytes(output / name) for name in shards)
@@ -449,7 +432,7 @@ def tensor_bytes(path: Path) -> int:
         return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
 
 
-def check_output(source: Path, output: Path, shards: dict[str, list[Weight]]) -> None:
+def check_output(source: Path, output: Path, shards: dict[str, list[Block]]) -> None:
     if output.resolve() == source.resolve():
         raise BadInput(f"--output_dir: {output} is the input folder")
     # A loader without an index reads every *.safetensors it sees.
@@ -464,17 +447,17 @@ def convert_weights(source: Path, output: Path, config: InternVLConfig, to: str)
     """Check everything, then write the weights."""
     found, layout, shapes = stored_weights(source), blocks(config), native_shapes(config)
     head = next(block for block in layout if block.natives == (HEAD,))
-    saved = head.original if to == "native" else HEAD
+    [saved] = head.sources(to)
     if config.tie_word_embeddings and saved not in found:
         layout.remove(head)
         del shapes[HEAD]
     check_weights(source, found, layout, shapes, to)
     if config.tie_word_embeddings and saved in found:
         embedding = next(block for block in layout if block.natives == (EMBEDDING,))
-        check_tied(found, embedding.original if to == "native" else EMBEDDING, saved)
-    shards = by_shard({"native": native_weights, "original": original_weights}[to](layout), found)
+        check_tied(found, *embedding.sources(to), saved)
+    shards = by_shard(layout, found, to)
     check_output(source, output, shards)
-    write_weights(output, shards, found)
+    write_weights(output, shards, found, to)
 
 
 def to_native(source: Path, output: Path) -> None:
