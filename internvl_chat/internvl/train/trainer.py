@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from internvl.train.batches import MicroBatches
 from mm_prm.prm_model import load_model, soft_label_loss
+from mm_prm.statistics import auroc
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12}
@@ -57,12 +58,11 @@ def label_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     scores: P(Yes), labels: soft labels, each [labels]. NaN where a class is empty.
     """
     right = labels >= 0.5
-    yes, no = scores[right], scores[~right].sort().values
-    below = torch.searchsorted(no, yes) + torch.searchsorted(no, yes, right=True)  # ties count half
+    area = auroc(scores.numpy(), right.numpy())
     return {
-        "accuracy_right": (yes >= 0.5).double().mean().item(),
-        "accuracy_wrong": (no < 0.5).double().mean().item(),
-        "auroc": (below.double() / 2 / max(len(no), 1)).mean().item() if len(no) else math.nan,
+        "accuracy_right": (scores[right] >= 0.5).double().mean().item(),
+        "accuracy_wrong": (scores[~right] < 0.5).double().mean().item(),
+        "auroc": math.nan if area is None else area,
     }
 
 
