@@ -78,9 +78,8 @@ class Judge:
         self.audited: list[bool] = []
         self.audits: set[asyncio.Task[None]] = set()
 
-    def for_problem(self, problem: Problem, known: dict[str, bool] | None = None) -> ProblemJudge:
-        """known: verdicts of an earlier run on this problem, by normalised answer."""
-        return ProblemJudge(self, problem, dict(known or {}))
+    def for_problem(self, problem: Problem) -> ProblemJudge:
+        return ProblemJudge(self, problem)
 
     async def close(self) -> None:
         if self.audits:
@@ -167,8 +166,9 @@ class Judge:
 class ProblemJudge:
     """The judge as the search sees it: `await judge(answer)`. verdicts: by normalised answer, each decided once."""
 
-    def __init__(self, judge: Judge, problem: Problem, verdicts: dict[str, bool]):
-        self.judge, self.problem, self.verdicts = judge, problem, verdicts
+    def __init__(self, judge: Judge, problem: Problem):
+        self.judge, self.problem = judge, problem
+        self.verdicts: dict[str, bool] = {}
         self.pending: dict[str, asyncio.Task[bool]] = {}
 
     async def __call__(self, answer: str) -> bool:

@@ -85,7 +85,8 @@ def ask(server, kind, *answers, max_outage=5.0, known=None):
     async def run():
         args = ["--judge", kind, "--api_endpoint", server.url, "--judge_model", "j", "--max_outage", str(max_outage)]
         judge = judge_from_flags(flags(*args))
-        one = judge.for_problem(Problem("a", "What?", "75", [], {}), known)
+        one = judge.for_problem(Problem("a", "What?", "75", [], {}))
+        one.verdicts |= known or {}
         try:
             return await asyncio.gather(*map(one, answers)), judge
         finally:
