@@ -11,7 +11,7 @@ from typing import Any
 
 from mm_prm.cli import BadInput
 from mm_prm.prm_format import MARKER, question_of
-from mm_prm.records import check_image, image_list, is_probability, parse_records, read_json, read_jsonl
+from mm_prm.records import is_probability, parse_records, read_json, read_jsonl, whole_images
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,7 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
     """One line of the training JSONL. Raises ValueError that names the field."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    try:
-        images = [str(root / image) for image in image_list(record.get("image"))]
-        for image in images:
-            check_image(image)
-    except ValueError as error:
-        raise ValueError(f"field 'image': {error}") from None
+    images = whole_images(record.get("image"), root, "image")
     turns = record.get("conversations")
     try:
         (human, text), (gpt, target) = ((turn["from"], turn["value"]) for turn in turns)  # type: ignore[union-attr]
