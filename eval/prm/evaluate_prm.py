@@ -17,17 +17,18 @@ import hashlib
 import os
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
 from mm_prm.prm_format import STEP_SEPARATOR
-from mm_prm.prm_model import BATCH_TOKENS, Prm
+from mm_prm.prm_model import BATCH_TOKENS, Piece, Prm
 from mm_prm.records import parse_rollouts, read_checked, whole_images, write_json
 
 Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths
@@ -38,26 +39,23 @@ def with_images(record: dict[str, Any], image_root: Path) -> Record:
     return record, whole_images(record.get("image_path"), image_root)
 
 
-class Pieces(Dataset):
-    """Problems read and tokenised ahead of the model, in workers where there is a GPU to wait for."""
-
-    def __init__(self, prm: Prm, records: list[Record]):
-        self.encode, self.records = prm.pieces, records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, number: int) -> Any:
-        record, images = self.records[number]
-        candidates = record["solutions_splits"]
-        return candidates, self.encode(record["question"], images, candidates)
+def encoded(prm: Prm, record: Record) -> tuple[list[list[str]], list[Piece]]:
+    """Candidates and pieces of one problem, as `Prm.score_each` takes them."""
+    row, images = record
+    candidates = row["solutions_splits"]
+    return candidates, prm.pieces(row["question"], images, candidates)
 
 
 def score(prm: Prm, records: list[Record], todo: list[int], journal: Journal, show: bool) -> None:
     """Append the scores of the records numbered `todo` to the journal."""
-    ahead = Pieces(prm, [records[number] for number in todo])
-    workers = 4 if torch.cuda.is_available() else 0
-    loader = DataLoader(ahead, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    workers = 4 if torch.cuda.is_available() else 0  # read and tokenise ahead of the model
+    loader = DataLoader(
+        [records[number] for number in todo],
+        batch_size=None,
+        collate_fn=partial(encoded, prm),
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+    )
     found = zip(todo, prm.score_each(loader), strict=True)
     for number, scores in tqdm(found, total=len(todo), desc="scoring", unit="problem", mininterval=1, disable=not show):
         journal.append({"number": number, "prm_scores": scores})
