@@ -158,10 +158,9 @@ def start(command: list[str], log: Path | None, variables: Mapping[str, str]) ->
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if 0 < len(cores) <= 4:  # vLLM would keep one core free for its front end: too much on a small machine
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-    if log is None:
-        return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=cli.die_with_parent)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") if log else contextlib.nullcontext() as file:
         return subprocess.Popen(
             command, env=env, stdout=file, stderr=file, start_new_session=True, preexec_fn=cli.die_with_parent
         )
