@@ -201,13 +201,11 @@ def markdown(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Accuracy against the number of candidates, bands: 95 % intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     prm = result.get("selected", {}).get("aggregation", HEADLINE)
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    figure = Figure(figsize=(6.4, 4.2), dpi=150)
+    axes = figure.subplots()
     sizes = [int(k) for k in result["by_k"]]
     for name, label, color, style in (
         ("pass", "pass@N (upper bound)", "#999999", ":"),
@@ -231,7 +229,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.legend(fontsize=7, loc="best")
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def main() -> None:
