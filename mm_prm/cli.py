@@ -62,9 +62,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         fail(2, *error.problems)
     except Unfinished as error:
         fail(3, str(error))
-    except Busy as error:
-        fail(1, str(error))
-    except Fault as error:
+    except (Busy, Fault) as error:
         fail(1, str(error))
     except OSError as error:  # disk full, permission denied, a file that vanished: the text names the path
         fail(1, f"{type(error).__name__}: {error}")
