@@ -35,7 +35,7 @@ from convert_tokenizer import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
 from transformers.utils import logging
 
 from mm_prm import cli
@@ -226,16 +226,11 @@ def original_family(original: dict[str, Any], path: Path) -> str:
     return family
 
 
-def tile_size(original: dict[str, Any]) -> int:
-    """Pixels of a tile's side."""
-    return original.get("force_image_size") or original["vision_config"].get("image_size", 224)
-
-
 def number(value: Any, default: Any) -> Any:
     return float(value) if isinstance(default, float) else value  # 1 for 1.0, which the native config refuses
 
 
-def native_config(original: dict[str, Any], family: str, image_token_id: int) -> InternVLConfig:
+def native_config(original: dict[str, Any], family: str, processor: InternVLProcessor) -> InternVLConfig:
     text, vision = original["llm_config"], original["vision_config"]
     native_text = {name: text[name] for name in SIZES}
     native_text |= {name: number(text.get(name, default), default) for name, default in TEXT_FIELDS.items()}
@@ -249,18 +244,17 @@ def native_config(original: dict[str, Any], family: str, image_token_id: int) ->
     scaling = dict(text.get("rope_scaling") or {})
     kind = scaling.pop("type", "default")
     rope = {"rope_type": scaling.pop("rope_type", kind), "rope_theta": float(text.get("rope_theta", 10000))}
-    patch = vision.get("patch_size", 14)
     native_vision = {
         native: number(vision.get(old, default), default) for old, (native, default) in VISION_FIELDS.items()
     }
-    native_vision |= {"image_size": [vision.get("image_size", 224)] * 2, "patch_size": [patch] * 2}
-    ratio = float(original.get("downsample_ratio", 0.5))
+    native_vision["image_size"] = [vision.get("image_size", 224)] * 2
+    native_vision["patch_size"] = [vision.get("patch_size", 14)] * 2
     return InternVLConfig(
         vision_config=native_vision,
         text_config={**native_text, "rope_parameters": {**scaling, **rope}},
-        image_token_id=image_token_id,
-        image_seq_length=int((tile_size(original) // patch) ** 2 * ratio**2),
-        downsample_ratio=ratio,
+        image_token_id=processor.image_token_id,
+        image_seq_length=processor.image_seq_length,
+        downsample_ratio=float(original.get("downsample_ratio", 0.5)),
         vision_feature_layer=original.get("select_layer", -1),
         tie_word_embeddings=tied,
         dtype=original.get("torch_dtype") or original.get("dtype") or "bfloat16",
@@ -463,10 +457,8 @@ def convert_weights(source: Path, output: Path, config: InternVLConfig, to: str)
 def to_native(source: Path, output: Path) -> None:
     original = read_json(source / "config.json")
     family = original_family(original, source / "config.json")
-    patch, ratio = original["vision_config"].get("patch_size", 14), original.get("downsample_ratio", 0.5)
-    size = tile_size(original)
-    processor = native_processor(source, family, original, size, int((size // patch) ** 2 * ratio**2))
-    config = native_config(original, family, processor.image_token_id)
+    processor = native_processor(source, family, original)
+    config = native_config(original, family, processor)
     if len(processor.tokenizer) > config.text_config.vocab_size:
         raise BadInput(f"{source}: {len(processor.tokenizer)} tokens, but 'llm_config.vocab_size' is smaller")
     convert_weights(source, output, config, "native")

@@ -218,9 +218,11 @@ def native_tokenizer(folder: Path, family: str) -> PreTrainedTokenizerFast:
     )
 
 
-def native_processor(folder: Path, family: str, config: dict[str, Any], size: int, tokens: int) -> InternVLProcessor:
-    """config: the original config.json; size: pixels of a tile's side; tokens: per tile."""
-    tokenizer = native_tokenizer(folder, family)
+def native_processor(folder: Path, family: str, config: dict[str, Any]) -> InternVLProcessor:
+    """config: the original config.json."""
+    tokenizer, vision = native_tokenizer(folder, family), config["vision_config"]
+    size = config.get("force_image_size") or vision.get("image_size", 224)  # pixels of a tile's side
+    patches, ratio = (size // vision.get("patch_size", 14)) ** 2, config.get("downsample_ratio", 0.5)
     look = optional_json(folder / "preprocessor_config.json")
     look = {"image_mean": look.get("image_mean", MEAN), "image_std": look.get("image_std", STD)}
     look["size"] = {"height": size, "width": size}
@@ -237,7 +239,7 @@ def native_processor(folder: Path, family: str, config: dict[str, Any], size: in
         image_processor=images,
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(**look),
-        image_seq_length=tokens,
+        image_seq_length=int(patches * ratio**2),
         chat_template=tokenizer.chat_template,
     )
 
