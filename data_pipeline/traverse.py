@@ -21,7 +21,6 @@ the first judge value < T. An unknown judge value shows no error.
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 from collections import defaultdict
@@ -231,14 +230,6 @@ def label_histogram(records: list[dict]) -> bytes:
     return png.getvalue()
 
 
-def fraction(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of tree files")
@@ -247,7 +238,7 @@ def main() -> None:
     parser.add_argument("--labels", choices=["soft", "hard"], default="soft", help="MC values, or 0 and 1")
     parser.add_argument("--threshold", type=float, default=0.0, help="MC values up to this one count as wrong")
     parser.add_argument("--spelling", choices=list(SPELLINGS), default="edge", help="what gets a <prm> of its own")
-    parser.add_argument("--consensus", type=fraction, metavar="T", help="keep paths on which MC and judge agree")
+    parser.add_argument("--consensus", type=cli.fraction, metavar="T", help="keep paths on which MC and judge agree")
     parser.add_argument(
         "--max_paths_per_tree", type=cli.positive_int, help="default: no limit for edges, 10 for rollouts"
     )

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class BadInput(Exception):
@@ -102,25 +102,19 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return (action.help or "") + (" (default: %(default)s)" if shown else "")
 
 
-def positive_int(text: str) -> int:
-    """argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+def number(kind: type[int] | type[float], least: int, most: float = math.inf) -> Callable[[str], Any]:
+    """argparse type: a finite number from `least` to `most`."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most or value == math.inf:
+            limits = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse says so where the text is no number
+    return parse
 
 
-def whole_number(text: str) -> int:
-    """argparse type: a whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
-
-
-def non_negative(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
-    return value
+positive_int, whole_number = number(int, 1), number(int, 0)
+non_negative, fraction = number(float, 0), number(float, 0, 1)

@@ -80,7 +80,7 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
         (["--num_rollouts", "0"], "at least 1"),
         (["--beta", "-1"], "at least 0"),
         (["--temperature", "nan"], "at least 0"),
-        (["--checkpoint_every", "-1"], "negative"),
+        (["--checkpoint_every", "-1"], "at least 0, got -1"),
         (["--prefix_mode", "x"], "invalid choice"),
         (["--judge", "llm"], "--api_endpoint"),
         (["--policy_endpoint", "localhost:8000"], "not a URL"),
