@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ def training_row(path: dict[str, Any], image_root: Path) -> dict[str, Any]:
     text = prm_text(path["question"], path["process"])
     if text.count(MARKER) != len(path["labels"]):
         raise ValueError(f"field 'process': {text.count(MARKER)} {MARKER} for {len(path['labels'])} labels")
-    images = image_value([relative_image(image, image_root) for image in image_list(path.get("image_path"))])
-    row = {"id": path["id"], **({"image": images} if images else {})}
-    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": path["labels"]}]
-    return {**row, "conversations": turns}
+    return dataset_row(path["id"], image_list(path.get("image_path")), image_root, text, path["labels"])
+
+
+def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:
+    """A row of either objective. Raises ValueError when an image does not exist."""
+    image = image_value([relative_image(image, image_root) for image in images])
+    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    return {"id": id_, **({"image": image} if image else {}), "conversations": turns}
 
 
 def relative_image(image: str, image_root: Path) -> str:
@@ -35,20 +40,28 @@ def relative_image(image: str, image_root: Path) -> str:
     return os.path.relpath(full, image_root.resolve()) if full.is_relative_to(image_root.resolve()) else str(full)
 
 
-def main() -> None:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--input_file", type=Path, required=True, help="paths, from traverse.py")
+def add_dataset_flags(parser: argparse.ArgumentParser, name: str) -> None:
+    """The flags of every script that writes a dataset, by default of this name."""
     parser.add_argument("--output_file", type=Path, required=True, help="training JSONL")
     parser.add_argument("--image_root", type=Path, default=Path("."), help="images are written relative to this folder")
     parser.add_argument("--meta_file", type=Path, help="dataset JSON; default: the output file with _meta.json")
-    parser.add_argument("--name", default="mm_prm", help="name of the dataset in it")
-    args = parser.parse_args()
-    rows = read_checked(args.input_file, lambda record: training_row(parse_path(record), args.image_root))
+    parser.add_argument("--name", default=name, help="name of the dataset in it")
+
+
+def write_dataset(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The JSONL last: when it is there, the dataset JSON is."""
     meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
+    write_json(meta_file, {args.name: dataset_entry(args.image_root, args.output_file, len(rows))})
     write_jsonl(args.output_file, rows)
-    entry = dataset_entry(args.image_root, args.output_file, len(rows))
-    write_json(meta_file, {args.name: entry})
     print(f"{args.output_file}: {len(rows)} rows; {meta_file}: dataset {args.name!r}")
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--input_file", type=Path, required=True, help="paths, from traverse.py")
+    add_dataset_flags(parser, "mm_prm")
+    args = parser.parse_args()
+    write_dataset(args, read_checked(args.input_file, lambda path: training_row(parse_path(path), args.image_root)))
 
 
 if __name__ == "__main__":

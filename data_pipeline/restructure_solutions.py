@@ -23,7 +23,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from prm_data_format import relative_image
+from prm_data_format import add_dataset_flags, dataset_row, write_dataset
 
 from mm_prm import cli, records
 from mm_prm.journal import Journal
@@ -42,11 +42,8 @@ ELEMENT = re.compile(r"<(step|answer)>(?:(?!</?(?:step|answer)>).)*</\1>", re.DO
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_file", type=Path, required=True, help="solutions: a JSON list, or *.jsonl")
-    parser.add_argument("--output_file", type=Path, required=True, help="training JSONL of --objective sft")
     parser.add_argument("--solution_field", default="solution", help="field of a record that holds its solution")
-    parser.add_argument("--image_root", type=Path, default=Path("."), help="images are written relative to this folder")
-    parser.add_argument("--meta_file", type=Path, help="dataset JSON; default: the output file with _meta.json")
-    parser.add_argument("--name", default="mm_policy", help="name of the dataset in it")
+    add_dataset_flags(parser, "mm_policy")
     parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out and list them")
     parser.add_argument("--api_endpoint", type=parse_endpoints, required=True, help="base URL(s) of the LLM's server")
     parser.add_argument("--model", required=True, help="name of the LLM there; OPENAI_API_KEY is sent if set")
@@ -59,9 +56,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=cli.positive_int, default=256, help="solutions in flight at once")
     parser.add_argument("--max_outage", type=cli.non_negative, default=600, help="seconds it may stay out of reach")
     parser.add_argument("--seed", type=int, default=0, help="decides the LLM's draws")
-    args = parser.parse_args()
-    args.meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
-    return args
+    return parser.parse_args()
 
 
 def parse_record(row: Any, folder: Path, solution_field: str) -> Problem:
@@ -181,10 +176,8 @@ class Restructuring:
 
 def training_row(problem: Problem, solution: str, image_root: Path) -> dict[str, Any]:
     """One line of the JSONL; the human turn is the text that the policy is sent when it is served."""
-    images = [relative_image(image, image_root) for image in problem.images]
-    prompt = "<image>\n" * len(images) + policy_prompt(defuse(problem.question))
-    row = {"id": problem.id, **({"image": records.image_value(images)} if images else {})}
-    return {**row, "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": solution}]}
+    prompt = "<image>\n" * len(problem.images) + policy_prompt(defuse(problem.question))
+    return dataset_row(problem.id, problem.images, image_root, prompt, solution)
 
 
 def write_results(run: Restructuring, problems: list[Problem]) -> None:
@@ -202,9 +195,7 @@ def write_results(run: Restructuring, problems: list[Problem]) -> None:
     if not rows:
         [(flaw, _)] = Counter(record["rejected"][-1] for record in rejected).most_common(1)
         raise cli.Fault(f"all {len(rejected)} solutions were rejected, see {rejected_file}; most often: {flaw}")
-    records.write_json(args.meta_file, {args.name: records.dataset_entry(args.image_root, args.output_file, len(rows))})
-    records.write_jsonl(args.output_file, rows)
-    print(f"{args.output_file}: {len(rows)} rows; {args.meta_file}: dataset {args.name!r}")
+    write_dataset(args, rows)
     print(f"{rejected_file}: {len(rejected)} rejected")
 
 

@@ -30,6 +30,7 @@ SHARED = {  # functions that add flags to a parser, and where they are
         ("add_policy_flags", "mm_prm/policy.py"),
         ("add_judge_flags", "mm_prm/judge.py"),
         ("add_data_flags", "eval/benchmarks.py"),
+        ("add_dataset_flags", "data_pipeline/prm_data_format.py"),
     )
 }
 
