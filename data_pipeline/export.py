@@ -10,10 +10,13 @@ The folder can be read by `datasets`; pictures lie in it, a card beside them.
 
 from __future__ import annotations
 
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from import_steps import is_text
 
 from mm_prm import cli
 from mm_prm.cards import dataset_card
@@ -27,8 +30,11 @@ COUNTS = ("searches", "rollouts", "unanswered")  # of one tree, in its `search`
 def with_images(record: Any, root: Path) -> dict[str, Any]:
     """A path whose `image_path` is a list of absolute paths. Raises ValueError when a picture is missing or broken."""
     path = parse_path(record)
-    if not all(isinstance(entry, list) and all(isinstance(step, str) for step in entry) for entry in path["steps"]):
-        raise ValueError("field 'steps': expected lists of texts")
+    if not all(isinstance(entry, list) and entry and all(map(is_text, entry)) for entry in path["steps"]):
+        raise ValueError("field 'steps': expected lists of texts, none of them blank")
+    if not isinstance(path.get("answer"), (str, type(None))):
+        raise ValueError("field 'answer': expected a text or null")
+    json.dumps(path, ensure_ascii=False).encode()  # half of a surrogate pair, which is no text, is a ValueError
     return {**path, "image_path": whole_images(path.get("image_path"), root)}
 
 
@@ -69,15 +75,19 @@ def write_parquet(file: Path, paths: list[dict[str, Any]], threshold: float) -> 
 
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary, columns = file.with_name(f".{file.name}.tmp"), schema()
-    with open(temporary, "wb") as sink:
-        # The limit of 1 MB would end the dictionary, and store a problem's pictures once for each of its paths.
-        with pyarrow.parquet.ParquetWriter(sink, columns, dictionary_pagesize_limit=2**30) as writer:
-            for start in range(0, len(paths), ROWS):
-                rows = [trl_row(path, threshold) for path in paths[start : start + ROWS]]
-                writer.write_table(pyarrow.Table.from_pylist(rows, columns))
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(temporary, file)
+    try:
+        with open(temporary, "wb") as sink:
+            # The limit of 1 MB would end the dictionary, and store a problem's pictures once for each of its paths.
+            with pyarrow.parquet.ParquetWriter(sink, columns, dictionary_pagesize_limit=2**30) as writer:
+                for start in range(0, len(paths), ROWS):
+                    rows = [trl_row(path, threshold) for path in paths[start : start + ROWS]]
+                    writer.write_table(pyarrow.Table.from_pylist(rows, columns))
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def searches(tree_dir: Path) -> list[dict[str, Any]]:
@@ -103,7 +113,7 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_file", type=Path, required=True, help="paths, a JSON list")
     parser.add_argument("--output_dir", type=Path, required=True, help=f"gets {DATA} and README.md")
-    parser.add_argument("--threshold", type=cli.non_negative, default=0.0, help="a step is true when above it")
+    parser.add_argument("--threshold", type=cli.fraction, default=0.0, help="a step is true when above it")
     parser.add_argument("--license", default="unknown", help="identifier on the hub, for the card")
     parser.add_argument("--source", help="where problems and pictures are from, in words, for the card")
     parser.add_argument("--tree_dir", type=Path, help="the paths' trees: the card says how they were searched")

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from mm_prm import cli
 from mm_prm.prm_format import process_text
-from mm_prm.records import image_value, parse_path, parse_records, write_json
-from mm_prm.tables import Row, Table, cell, local_tables, picture_file, point_to_pictures
+from mm_prm.records import check_image, image_value, parse_path, parse_records, write_json
+from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file, point_to_pictures
 
 # Neutral is null: people rated whether a step is wrong, not how often one comes from it to the answer.
 RATINGS = {1: 1.0, 0: None, -1: 0.0}
@@ -73,6 +73,18 @@ def read_trl(row: Row) -> Iterator[Solution]:
     yield Solution(cell(row, "prompt"), row.get("answer"), row.get("images") or row.get("image"), steps, labels)
 
 
+def share_right(step: Row) -> float | None:
+    """`score`, which must be the share that the counts give where there are some."""
+    score, right, drawn = cell(step, "score", (int, float)), step.get("num_mc_correct"), step.get("num_mc_total")
+    if drawn == 0:
+        return None
+    if isinstance(drawn, int) and not (
+        isinstance(right, int) and 0 <= right <= drawn and abs(score - right / drawn) < 0.01
+    ):
+        raise ValueError(f"field 'score': {score}, but {right} of {drawn} continuations are right")
+    return score
+
+
 def read_visualprm400k(row: Row) -> Iterator[Solution]:
     """VisualPRM400K-v1.1-Raw (OpenGVLab). `question` is the prompt of its policy, `question_orig` the problem.
 
@@ -81,7 +93,7 @@ def read_visualprm400k(row: Row) -> Iterator[Solution]:
     """
     question = question_text(cell(row, "question_orig" if row.get("question_orig") else "question"))
     scored = objects(row, "steps_with_score")
-    labels = [None if step.get("num_mc_total") == 0 else cell(step, "score", (int, float)) for step in scored]
+    labels = [share_right(step) for step in scored]
     yield Solution(question, row.get("answer"), row.get("image"), [[cell(step, "step")] for step in scored], labels)
 
 
@@ -150,8 +162,7 @@ def picture(value: Any, root: Path, image_dir: Path) -> str:
     data = value.get("bytes") if isinstance(value, dict) else value
     name = hashlib.md5(data).hexdigest() if isinstance(data, bytes) else "picture"
     path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+    check_image(str(path))
     return str(path)
 
 
@@ -162,6 +173,10 @@ def is_text(step: Any) -> bool:
 def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:
     """One record of the paths file. Raises ValueError that names the field."""
     question, answer, images, steps, labels = solution
+    if not is_text(question):
+        raise ValueError("field 'question': is blank")
+    if answer is not None and (not isinstance(answer, ANSWER) or answer != answer):  # NaN is not equal to itself
+        raise ValueError(f"field 'answer': expected a text or a number, found {answer!r}")
     if not all(isinstance(entry, list) and entry for entry in steps) or not all(map(is_text, sum(steps, []))):
         raise ValueError("field 'steps': expected texts, none of them blank")
     try:
@@ -175,9 +190,13 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
     return parse_path({**record, "steps": steps, "process": process, "labels": labels})
 
 
-def read_paths(table: Table, read: Callable, root: Path, image_dir: Path) -> tuple[list[list[Row]], list[str]]:
-    """For each good row its paths, those without any label left out; and a line per bad row."""
-    numbers = itertools.count(1)
+def read_paths(
+    table: Table, read: Callable, root: Path, image_dir: Path, numbers: Iterator[int]
+) -> tuple[list[list[Row]], list[str]]:
+    """For each good row its paths, those without any label left out; and a line per bad row.
+
+    numbers: of the rows, over all tables, for ids.
+    """
 
     def parse(row: Any) -> list[Row]:
         number = next(numbers)
@@ -203,8 +222,10 @@ def main() -> None:
     image_dir = args.output_file.with_name(f"{args.output_file.stem}_images")
     rows: list[list[Row]] = []
     bad: list[str] = []
+    numbers = itertools.count(1)
     for table in (table for file in args.input for table in local_tables(file, "train")):
-        good, lines = read_paths(table, FORMATS[args.format], args.image_root or table.folder, image_dir)
+        root = args.image_root or table.folder
+        good, lines = read_paths(table, FORMATS[args.format], root, image_dir, numbers)
         rows += good
         bad += lines
     paths = [path for row in rows for path in row]

@@ -27,7 +27,8 @@ VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 HERE=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
   PYTHON=python
-  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
+  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$HERE/../mm_prm" \
+    >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
 fi
 
 fail() {

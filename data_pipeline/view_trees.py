@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -85,10 +86,11 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
     return head | {"nodes": nodes, "images": [data_uri(folder / image) for image in tree.images]}
 
 
-def rollouts_record(tree: Tree) -> dict[str, Any]:
+def rollouts_record(tree: Tree, folder: Path) -> dict[str, Any]:
     """All distinct rollouts of a tree, from the first step on, as the candidates of its problem."""
     found = {steps: int(correct) for _, steps, _, correct in rollouts_of(tree.root)}
-    record = {"id": tree.id, "question": tree.question, "image_path": tree.images, "answer": tree.answer}
+    images = [os.path.abspath(folder / image) for image in tree.images]
+    record = {"id": tree.id, "question": tree.question, "image_path": images, "answer": tree.answer}
     return record | {"solutions_splits": list(found), "labels": list(found.values())}
 
 
@@ -127,7 +129,7 @@ def main() -> None:
         unfit = f"{args.scores}: no score fits these trees (other problems or steps): score --write_rollouts's file"
         raise cli.BadInput(*bad or [unfit])
     if args.write_rollouts:
-        write_json(args.write_rollouts, [rollouts_record(tree) for _, tree in trees])
+        write_json(args.write_rollouts, [rollouts_record(tree, args.input_dir) for _, tree in trees])
     write_atomic(args.output_file, page({"prm": args.scores and args.scores.name, "trees": rows}, packed))
     states = sum(row["states"] for row in rows)
     print(f"{args.output_file}: {len(rows)} trees, {states} states, a score at {scored} of their steps")

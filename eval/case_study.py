@@ -133,11 +133,15 @@ def main() -> None:
     cases = [by_id[name] for name in args.id] if args.id else pick(records, args.rule, args.count)
     matplotlib.rcParams["font.family"] = ["DejaVu Sans", *({font.name for font in fontManager.ttflist} & {*FONTS})]
     text = f"# {len(cases)} cases from {args.input_file.name}, best and worst candidate by {args.rule}\n"
-    for number, record in enumerate(cases, 1):
+    if not cases:
+        raise cli.BadInput(f"{args.input_file}: no candidate has steps")
+    pictures = []
+    for record in cases:
         try:
-            images = whole_images(record.get("image_path"), root)
+            pictures.append(whole_images(record.get("image_path"), root))
         except ValueError as error:
             raise cli.BadInput(f"{args.input_file}: id {record['id']}: {error}") from None
+    for number, (record, images) in enumerate(zip(cases, pictures, strict=True), 1):
         lines, picture = case_lines(record, args.rule), f"case_{number}.png"
         write_atomic(args.output_dir / picture, draw(lines, images))
         text += "\n" + markdown(record, lines, picture)

@@ -34,7 +34,8 @@ STEP_SEPARATOR=${STEP_SEPARATOR-\\n\\n}         # between <prm> and the next ste
 HERE=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
   PYTHON=python
-  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
+  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$HERE/../mm_prm" \
+    >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
 fi
 
 fail() {
@@ -83,7 +84,8 @@ if [ -f "$DATASET" ] && grep -q '"solutions_splits"' "$DATASET"; then
   [ $# -eq 0 ] || fail "$DATASET holds candidates already: $* would change nothing"
   ROLLOUTS=$DATASET
 else
-  DRAWN_BY="$BENCHMARK $(whole_path "$DATA") $(whole_path "$POLICY_MODEL") $POLICY_NAME $*"
+  DRAWN_FROM="$BENCHMARK $(whole_path "$DATA")"
+  DRAWN_BY="$DRAWN_FROM $(whole_path "$POLICY_MODEL") $POLICY_NAME $*"
   for made in "$ROLLOUTS" "$ROLLOUTS.partial.jsonl"; do
     [ -z "$POLICY_MODEL$POLICY_ENDPOINT" ] || ! holds_candidates "$made" || made_for "$ROLLOUTS" "$DRAWN_BY" ||
       fail "$made was drawn by another policy or with other flags: repeat them, set OUTPUT_DIR, or remove it"
@@ -93,7 +95,14 @@ if [ -e "$ROLLOUTS" ]; then
   [ "$ROLLOUTS" = "$DATASET" ] || [ ! -f "$DATASET" ] || [ ! "$DATASET" -nt "$ROLLOUTS" ] ||
     fail "$DATASET is newer than its candidates in $ROLLOUTS: remove them, or set OUTPUT_DIR"
   [ "$ROLLOUTS" = "$DATASET" ] || echo "reusing the candidates in $ROLLOUTS"
-  [ $# -eq 0 ] || [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "the candidates are drawn already: $* would change nothing"
+  if [ -e "$ROLLOUTS.made_for" ] && [ "$ROLLOUTS" != "$DATASET" ]; then
+    case $(cat "$ROLLOUTS.made_for") in
+      "$DRAWN_FROM "*) ;;
+      *) fail "$ROLLOUTS was drawn for another dataset: set OUTPUT_DIR, or remove it" ;;
+    esac
+  fi
+  [ $# -eq 0 ] || { [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] && [ -e "$ROLLOUTS.made_for" ]; } ||
+    fail "the candidates are drawn already: $* would change nothing"
 else
   [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
   case " $* " in

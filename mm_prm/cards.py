@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from typing import Any
 
@@ -14,7 +15,8 @@ COLUMNS = """## Columns
 
 - `prompt`, `images`: the problem; no picture where it is text only
 - `completions`, `labels`: TRL's stepwise supervision; a label says whether the soft label is above the threshold,
-  and steps without one stand at the beginning of the next completion that has one
+  and steps without one stand at the beginning of the next completion that has one; behind the last label they are
+  left out
 - `steps`, `soft_labels`: the same before that; between 0 and 1, null where there is none, after one step or several
 - `id`, `answer`: of the problem; its solutions share them"""
 
@@ -33,7 +35,7 @@ def label_table(labels: list[float | None]) -> str:
     names: list[tuple[int | None, str]] = [(b, f"{b / BINS} to {(b + 1) / BINS}") for b in range(BINS)]
     names.append((None, "none"))
     rows = [f"| {name} | {counts[key]} | {counts[key] / len(labels):.1%} |" for key, name in names]
-    return "\n".join(["| soft label | steps | share |", "|---|---|---|", *rows])
+    return "\n".join(["| soft label | labels | share |", "|---|---|---|", *rows])
 
 
 def dataset_card(
@@ -69,7 +71,7 @@ def model_card(
     example train_results.json."""
     header = ModelCardData(
         library_name="transformers",
-        base_model=base_model,
+        base_model=None if os.path.exists(base_model or "") else base_model,  # the hub knows no local folder
         license=license,
         model_name=name,
         pipeline_tag="image-text-to-text",

@@ -326,7 +326,7 @@ class Tree:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tree:
         images = image_list(data.get("image_path"))
-        return cls(data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search", {}))
+        return cls(data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search") or {})
 
 
 def read_tree(path: str | Path) -> Tree:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mm_prm.cli import Fault
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
+WARNING_PAUSE = 60  # seconds between two lines about failures of a server
 
 
 class Unreachable(Fault):
@@ -46,6 +47,7 @@ class Server:
     failing_since: float | None = None  # monotonic seconds of the first failure since the last success
     failed_at: float = 0.0
     probe_at: float = 0.0
+    warn_at: float = 0.0  # when the next failure is worth a line
 
     def failed(self, now: float) -> None:
         if self.failing_since is None or now > self.failed_at + self.memory:
@@ -104,9 +106,10 @@ class ServerPool:
                 server.failed(now)
                 tried.add(server)
                 reason = " ".join(str(error).split())[:200]
-                if server.failing_since == now:  # once an outage
+                if now > server.warn_at:
+                    server.warn_at = now + WARNING_PAUSE
                     where = f"{self.what} {server.client.base_url}"
-                    tqdm.write(f"{where}: {reason} Asking again, for {self.max_outage:g} s at most.", file=sys.stderr)
+                    tqdm.write(f"{where}: {reason}; asking again, for {self.max_outage:g} s at most", file=sys.stderr)
                 first_failure = first_failure or now
                 if any(other.failing_since is None and other not in tried for other in self.servers):
                     continue

@@ -87,6 +87,19 @@ def test_flags_that_would_change_nothing_are_refused(evaluate):
     assert done.returncode == 2 and calls == [] and "--num_rollouts 4 would change nothing" in done.stderr
 
 
+def test_candidates_of_another_dataset_of_the_same_name_are_not_taken_for_this_ones(evaluate, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.json").write_text("[]")
+    evaluate("prm", "a/test.json")
+    done, calls, _ = evaluate("prm", "b/test.json", POLICY_ENDPOINT="")
+    assert done.returncode == 2 and calls == [] and "was drawn for another dataset" in done.stderr
+    # Without a note nobody knows with which flags they were drawn.
+    (tmp_path / "outputs/eval/test/rollouts.json.made_for").unlink()
+    done, calls, _ = evaluate("prm", "b/test.json", "--num_rollouts", "4")
+    assert done.returncode == 2 and calls == [] and "--num_rollouts 4 would change nothing" in done.stderr
+
+
 def test_nothing_is_deleted(evaluate, tmp_path):
     mine = tmp_path / "deep" / "mine.json"
     _, calls, _ = evaluate("prm", "test.json", ROLLOUTS=str(mine))

@@ -144,7 +144,7 @@ def test_the_card_says_what_is_in_the_data(exported):
 
 def test_labels_are_counted_by_tenths():
     assert label_table([0.0, 0.05, 0.3, 1.0, None]).splitlines() == [
-        "| soft label | steps | share |",
+        "| soft label | labels | share |",
         "|---|---|---|",
         "| 0.0 to 0.1 | 2 | 40.0% |",
         "| 0.1 to 0.2 | 0 | 0.0% |",
@@ -202,6 +202,31 @@ def step_of(*completions, chosen=None, human=None):
 def prm800k_row(*steps, finish_reason="found_error", **fields):
     question = {"problem": "1 + 1?", "ground_truth_answer": "2"}
     return {"question": question, "label": {"steps": list(steps), "finish_reason": finish_reason}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": [[" "], ["b"]]}, "field 'steps': expected lists of texts, none of them blank"),
+        ({"steps": [[], ["b"]]}, "field 'steps': expected lists of texts, none of them blank"),
+        ({"answer": 5}, "field 'answer': expected a text or null"),
+        ({"question": "\ud800"}, "surrogates not allowed"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_exported(tmp_path, change, message):
+    bad = tmp_path / "paths.json"
+    bad.write_text(json.dumps([path_of("a", [["a"], ["b"]], [1, 0]) | change]))
+    done = run_forked(EXPORT, "--input_file", bad, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2 and "record 1 (id a): " in done.stderr and message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("score", "right", "drawn"), [(0.9, 0, 16), (1.25, 20, 16), (0.5, None, 16)])
+def test_a_score_that_its_counts_do_not_give_is_refused(score, right, drawn):
+    step = {"step": "a", "score": score, "num_mc_correct": right, "num_mc_total": drawn}
+    row = {"image": None, "question": "q", "answer": "1", "steps_with_score": [step]}
+    with pytest.raises(ValueError, match=f"field 'score': {score}, but {right} of {drawn} continuations are right"):
+        list(FORMATS["visualprm400k"](row))
 
 
 def test_prm800k_gives_the_chosen_steps_and_every_rated_alternative():

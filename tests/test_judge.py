@@ -119,7 +119,7 @@ def test_a_judge_that_is_down_is_an_error_not_a_wrong_answer(capsys):
     with ChatServer(lambda request: 503) as server, pytest.raises(Unreachable, match="out of reach"):
         ask(server, "llm", "76", max_outage=0.6)
     said = capsys.readouterr().err  # at once, not after the outage, and once
-    assert said.count("Asking again, for 0.6 s at most") == 1 and "503" in said
+    assert said.count("asking again, for 0.6 s at most") == 1 and "503" in said
 
 
 def test_rules_and_llm_are_compared_on_a_sample():

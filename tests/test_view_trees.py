@@ -14,7 +14,7 @@ from view_trees import main, score_tables, tree_data
 from mm_prm.cli import BadInput
 from mm_prm.records import Node, Tree, parse_rollouts, read_checked, write_tree
 
-EVIL = "</script><img src=x onerror=alert(1)> \\(\\frac{1}{2}x^2\\) \\(\\foo\\)"
+EVIL = "</script><img src=x onerror=alert(1)> \\(\\frac{1}{2}x^2\\) \\(\\foo\\) $5, or 10$"
 
 
 def example():
@@ -183,7 +183,7 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, browser):
     press(shift, right)
     wait_for("Tree 2 of 2: 2 states")
     text = browser.find_element("id", "problem").text
-    assert text.count("</script><img src=x onerror=alert(1)>") == text.count("\\(\\foo\\)") == 3
+    assert text.count("</script><img src=x onerror=alert(1)>") == text.count("\\(\\foo\\) $5, or 10$") == 3
     assert not browser.find_elements("css selector", "img")
     assert browser.execute_script("return document.querySelectorAll('#problem math mfrac').length") == 2
     browser.find_element("id", "next").click()

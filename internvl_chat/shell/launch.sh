@@ -12,7 +12,8 @@ ZERO_STAGE=${ZERO_STAGE:-1}                     # 1 shares out the optimizer's s
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
   PYTHON=python
-  python -Ic 'import mm_prm' >/dev/null 2>&1 || [ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=$ROOT/../.venv/bin/python
+  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$ROOT/../mm_prm" \
+    >/dev/null 2>&1 || [ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=$ROOT/../.venv/bin/python
 fi
 
 fail() {

@@ -105,6 +105,12 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
+def has_all_steps(checkpoint: str, args: FinetuneArguments) -> bool:
+    """Whether a checkpoint-N is the last one of this training."""
+    state = read_json(Path(checkpoint) / "trainer_state.json")
+    return state["global_step"] >= args.max_steps if args.max_steps > 0 else state["epoch"] >= args.num_train_epochs
+
+
 def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments, start: str) -> None:
     """Write the finished checkpoint (adapters merged, in the training precision) beside its processor.
 
@@ -160,8 +166,8 @@ def main() -> None:
         raise cli.BadInput("--use_llm_lora: adapters cannot be merged into weights spread by ZeRO-3, use ZeRO-1")
     begun = last_whole_checkpoint(Path(args.output_dir))
     finished = (Path(args.output_dir) / "train_results.json").exists() and not data_args.dry_run
-    if finished and begun and 0 < args.max_steps <= int(begun.rpartition("-")[2]):  # transformers would do one more
-        print(f"{args.output_dir}: all {args.max_steps} steps are done; another --output_dir trains anew")
+    if finished and begun and has_all_steps(begun, args):  # else the results of no step, or of one too many
+        print(f"{args.output_dir}: finished already; another --output_dir trains anew")
         return
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
