@@ -261,13 +261,10 @@ class Prm:
         gpu = torch.cuda.is_available()
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
         kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
-        prm = cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
-        prm.encoder  # noqa: B018 - fail at once if the tokenizer has no <prm>
-        return prm
+        return cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
 
-    @property
-    def encoder(self) -> Encoder:
-        return Encoder(self.processor.tokenizer)
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(self.processor.tokenizer)
 
     def score(self, question: str, images: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(Yes) after every step of every candidate: one list per candidate, one number in 0..1 per step.
@@ -304,9 +301,8 @@ class Prm:
         if not any(candidates):
             return []
         pixel_values, image_tokens = image_tiles(self.processor, images)
-        encoder = self.encoder
         texts = [prm_text(question, process_text(list(steps), self.separator)) for steps in candidates if steps]
-        sequences = [encoder.prm(text, image_tokens) for text in texts]
+        sequences = [self.encoder.prm(text, image_tokens) for text in texts]
         shared = min(common_length(sequences[0].input_ids, other.input_ids) for other in sequences)
         pieces: list[Piece] = []
         for sequence in sequences:
