@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mm_prm.cli import BadInput
 
@@ -161,7 +161,7 @@ def check_image(path: str) -> None:
         raise ValueError(f"{path} is over the pixel limit {MAX_IMAGE_PIXELS}") from None
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be opened as an image ({error})") from None
 
 
