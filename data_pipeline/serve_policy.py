@@ -21,7 +21,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +53,7 @@ def visible_gpus() -> list[str]:
 
 def cpu_flags() -> list[str]:
     """CPU_FLAGS, and float32 where the CPU has no bfloat16 of its own: emulating it is slower by half."""
-    try:
-        has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        has_bf16 = None
+    has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text())
     return CPU_FLAGS if has_bf16 else [*CPU_FLAGS, "--dtype=float32"]
 
 
@@ -115,7 +111,7 @@ def is_healthy(port: int) -> bool:
     try:
         local.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
         return True
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 
@@ -155,8 +151,8 @@ def start(command: list[str], log: Path | None, variables: Mapping[str, str]) ->
     env["no_proxy"] = ",".join(filter(None, [env.get("no_proxy"), "127.0.0.1"]))
     env.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if 0 < len(cores) <= 4:  # vLLM would keep one core free for its front end: too much on a small machine
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= 4:  # vLLM would keep one core free for its front end: too much on a small machine
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
