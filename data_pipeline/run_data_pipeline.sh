@@ -25,11 +25,8 @@ PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 
 HERE=$(cd "$(dirname "$0")" && pwd)
-if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
-  PYTHON=python
-  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$HERE/../mm_prm" \
-    >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
-fi
+ROOT=$(dirname "$HERE")
+. "$ROOT/mm_prm/find_python.sh"
 
 fail() {
   echo "error: $*" >&2
@@ -73,7 +70,6 @@ annotate_chunks() { # one worker after another
   exit $status
 }
 
-command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
 [ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
   fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"

@@ -32,11 +32,8 @@ IMAGE_ROOT=${IMAGE_ROOT:-}                      # of relative image paths; defau
 STEP_SEPARATOR=${STEP_SEPARATOR-\\n\\n}         # between <prm> and the next step; empty: the released evaluation's
 
 HERE=$(cd "$(dirname "$0")" && pwd)
-if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
-  PYTHON=python
-  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$HERE/../mm_prm" \
-    >/dev/null 2>&1 || [ ! -x "$HERE/../.venv/bin/python" ] || PYTHON=$HERE/../.venv/bin/python
-fi
+ROOT=$(dirname "$HERE")
+. "$ROOT/mm_prm/find_python.sh"
 
 fail() {
   echo "error: $*" >&2
@@ -70,7 +67,6 @@ made_for() { # FILE WHAT: whether the note says so; a file without one is truste
   [ ! -e "$1.made_for" ] || [ "$(cat "$1.made_for")" = "$2" ]
 }
 
-command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 [ -f "$CHECKPOINT/config.json" ] || fail "$CHECKPOINT: no checkpoint there (config.json is missing)"
 if [ -f "$DATASET" ]; then
   BENCHMARK=seed DATA=$DATASET

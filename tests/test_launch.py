@@ -177,11 +177,13 @@ def test_what_cannot_work_is_one_line(launch, name, env, message):
 )
 @pytest.mark.parametrize("active", [0, 1])
 def test_the_active_python_is_taken_if_it_has_the_project_else_the_one_in_venv(tmp_path, script, args, active):
-    for name, code in (("bin", 1 - active), (".venv/bin", 0), ("model", 0), (Path(script).parent, 0)):
+    for name, code in (("bin", 64 * (1 - active)), (".venv/bin", 0), ("model", 0), (Path(script).parent, 0)):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "python").write_text(f'#!/bin/sh\necho "$0 k12_prm" >>calls\nexit {code}\n')
         (tmp_path / name / "python").chmod(0o755)
-    (tmp_path / script).write_text((ROOT / script).read_text())
+    (tmp_path / "mm_prm").mkdir()
+    for copied in (script, "mm_prm/find_python.sh"):
+        (tmp_path / copied).write_text((ROOT / copied).read_text())
     (tmp_path / "model/config.json").touch()
     (tmp_path / "questions_part_1.json").touch()
     env = {"MODEL_PATH": "model", "META_PATH": "model/config.json", "OUTPUT_DIR": "o", "GPUS": "1", "SPLIT_DIR": "."}

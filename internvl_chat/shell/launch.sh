@@ -9,12 +9,9 @@ NODE_RANK=${NODE_RANK:-0}                       # 0 to NNODES - 1
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}           # host of rank 0, the same on every node
 MASTER_PORT=${MASTER_PORT:-29500}
 ZERO_STAGE=${ZERO_STAGE:-1}                     # 1 shares out the optimizer's state, 3 gradients and weights as well
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${PYTHON:-}" ]; then                   # the active Python if it has this project, else the one in .venv
-  PYTHON=python
-  python -Ic 'import os, sys, mm_prm; sys.exit(not os.path.samefile(mm_prm.__path__[0], sys.argv[1]))' "$ROOT/../mm_prm" \
-    >/dev/null 2>&1 || [ ! -x "$ROOT/../.venv/bin/python" ] || PYTHON=$ROOT/../.venv/bin/python
-fi
+CHAT=$(cd "$(dirname "$0")/.." && pwd)
+ROOT=$(dirname "$CHAT")
+. "$ROOT/mm_prm/find_python.sh"
 
 fail() {
   echo "error: $*" >&2
@@ -49,13 +46,12 @@ case "$ZERO_STAGE $*" in
 esac
 [ -f "$MODEL_PATH/config.json" ] || fail "MODEL_PATH=$MODEL_PATH: no checkpoint there (config.json is missing)"
 [ -f "$META_PATH" ] || fail "META_PATH=$META_PATH: no such dataset file"
-command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"
 
 FOUND=$(gpus_here)
 if [ "$FOUND" -gt 0 ]; then
   [ "$GPUS" -le "$FOUND" ] || fail "GPUS=$GPUS: this machine lets us use $FOUND"
   BF16=True LAUNCHER=torchrun
-  set -- --deepspeed "$ROOT/zero_stage${ZERO_STAGE}_config.json" --dataloader_num_workers 4 "$@"
+  set -- --deepspeed "$CHAT/zero_stage${ZERO_STAGE}_config.json" --dataloader_num_workers 4 "$@"
 else
   GPUS=${CPU_PROCESSES:-1} NNODES=1 BF16=True LAUNCHER=torchrun
   check_number CPU_PROCESSES "$GPUS"
@@ -77,7 +73,7 @@ ACCUMULATION=$((BATCH_SIZE / (PER_DEVICE_BATCH_SIZE * WORLD)))
 echo "batch $BATCH_SIZE = $PER_DEVICE_BATCH_SIZE per process x $WORLD processes x $ACCUMULATION accumulation steps"
 
 # Curves: tensorboard --logdir "$OUTPUT_DIR/runs"
-set -- "$ROOT/internvl/train/internvl_chat_finetune.py" \
+set -- "$CHAT/internvl/train/internvl_chat_finetune.py" \
   --model_name_or_path "$MODEL_PATH" --meta_path "$META_PATH" --output_dir "$OUTPUT_DIR" \
   --freeze_backbone True --dynamic_image_size True --max_dynamic_patch 6 --use_thumbnail True --max_seq_length 8192 \
   --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$ACCUMULATION" \

@@ -1,0 +1,15 @@
+# Sourced by the shell scripts, with ROOT set: PYTHON is the active Python, unless it lacks this checkout and .venv is there.
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=python code=0
+  python -Ic 'import importlib.util, os, sys
+found = importlib.util.find_spec("mm_prm")
+sys.exit(0 if found and os.path.samefile(found.submodule_search_locations[0], sys.argv[1]) else 64)' \
+    "$ROOT/mm_prm" >/dev/null 2>&1 || code=$?
+  case $code in
+    64 | 127) [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python ;;
+  esac
+fi
+command -v "$PYTHON" >/dev/null || {
+  echo "error: PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter" >&2
+  exit 2
+}
