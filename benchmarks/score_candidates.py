@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
 from train_prm import QUESTION, SHAPES, STEP, STEPS, TILE_TOKENS, TILES, make_model, measure
 
@@ -63,6 +64,15 @@ def ours(model: Any, problem: list[Encoded], pixels: Tensor) -> Tensor:
     return model(**inputs, vocabulary=torch.tensor(YES_NO, device=pixels.device)).softmax(-1)[:, 0]
 
 
+def work(model: Any, problem: list[Encoded], way: str) -> float:
+    """Floating-point operations of the forward passes of one way."""
+    if way == "released":
+        return flops_of_micro_batch(model, sum(len(one.input_ids) for one in problem), TILES * CANDIDATES)
+    row = Packed()
+    row.add(problem)
+    return flops_of_micro_batch(model, len(row.input_ids), TILES)
+
+
 @torch.no_grad()
 def bench(shape: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,11 +88,13 @@ def bench(shape: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
                 scores[name] = run(model, problem, pixels)
 
             best[name] = min(best.get(name, (float("inf"), 0.0)), measure(once, model))  # (seconds, GiB)
+    top = peak_flops()
     rows = {
         name: {
             "candidates_per_second": CANDIDATES / seconds,
             "ratio": best["released"][0] / seconds,
             "peak_gib": memory,
+            **({"mfu": work(model, problem, name) / seconds / top} if top else {}),
         }
         for name, (seconds, memory) in best.items()
     }
@@ -100,10 +112,12 @@ def main() -> None:
     for dtype in args.dtype:
         table = tables[dtype] = bench(args.shape, getattr(torch, dtype), args.rounds)
         print(f"\n{args.shape}, {dtype}, {torch.get_num_threads()} threads; largest difference of a score ", end="")
-        print(f"{table['largest_difference']:.1e}\n\n| row | candidates/s | ratio | peak GiB |\n|---|---|---|---|")
+        print(f"{table['largest_difference']:.1e}\n")
+        print("| row | candidates/s | ratio | peak GiB | MFU |\n|---|---|---|---|---|")
         for name, row in table["rows"].items():
             print(
-                f"| {name} | {row['candidates_per_second']:.2f} | {row['ratio']:.2f} | {row['peak_gib']:.2f} |",
+                f"| {name} | {row['candidates_per_second']:.2f} | {row['ratio']:.2f} | {row['peak_gib']:.2f} "
+                f"| {row.get('mfu', float('nan')):.2f} |",
                 flush=True,
             )
     if args.output_file:

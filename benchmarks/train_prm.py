@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from internvl.train.trainer import PEAK_FLOPS, flops_of_micro_batch
+from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
@@ -44,6 +44,7 @@ TILES, TILE_TOKENS, QUESTION, PATHS, STEPS, STEP = 7, 256, 60, 9, 8, 50
 
 # language model: hidden, layers, heads, key heads, MLP, vocabulary; vision tower: hidden, layers, heads, MLP
 SHAPES = {
+    "tiny": ((64, 2, 4, 2, 128, 25280), (64, 1, 4, 128)),
     "cpu": ((896, 4, 14, 2, 4864, 25280), (1024, 4, 16, 4096)),  # 1b with a sixth of its layers and of its vocabulary
     "1b": ((896, 24, 14, 2, 4864, 151674), (1024, 24, 16, 4096)),
     "8b": ((4096, 32, 32, 8, 14336, 92553), (1024, 24, 16, 4096)),
@@ -100,6 +101,9 @@ def paths(common_steps: int, seed: int) -> list[Encoded]:
     return found
 
 
+OUT_OF_MEMORY = (float("inf"), float("nan"))  # of a row: (seconds, peak GiB)
+
+
 def reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -142,13 +146,17 @@ def backward(logits: Tensor, labels: int) -> None:
 
 
 def measure(run: Callable[[], None], model: Any) -> tuple[float, float]:
-    """(seconds, peak GiB) of one forward and backward over the problem."""
+    """(seconds, peak GiB) of one forward and backward over the problem; OUT_OF_MEMORY where a GPU has too little."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)  # in every row the gradients are there already
     reset_peak()
     start = time.perf_counter()
-    run()
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return OUT_OF_MEMORY
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start, peak()
@@ -184,12 +192,10 @@ def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
         for number, (_, attention, common, run) in enumerate(rows):
             problem = paths(common, seed=0)
             model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
-            measured = measure(partial(run, model, problem, pixels), model)
-            best[number] = min(best.get(number, (float("inf"), 0.0)), measured)
+            best[number] = min(best.get(number, OUT_OF_MEMORY), measure(partial(run, model, problem, pixels), model))
     whole, two = head_memory(model)
     print(f"\nhead, a path's logits and their gradient: {whole:.1f} MiB released, {two:.4f} MiB at markers")
-    name = torch.cuda.get_device_name() if device == "cuda" else ""
-    top = next((value for word, value in PEAK_FLOPS.items() if word in name), None)
+    top = peak_flops()
     table = []
     for number, (title, attention, common, run) in enumerate(rows):
         seconds, memory = best[number]

@@ -28,7 +28,7 @@ from prm_data_format import add_dataset_flags, dataset_row, write_dataset
 from mm_prm import cli, records
 from mm_prm.journal import Journal
 from mm_prm.judge import JUDGES, Judge, Undecided
-from mm_prm.policy import TIMEOUT, read_choice
+from mm_prm.policy import read_choice
 from mm_prm.prm_format import defuse, parse_solution, render_solution
 from mm_prm.prompts import RESTRUCTURE_TEMPLATE, policy_prompt
 from mm_prm.records import Problem
@@ -114,7 +114,7 @@ class Restructuring:
     def __init__(self, args: argparse.Namespace, journal: Journal):
         self.args, self.journal, self.requests = args, journal, 0
         key = os.environ.get("OPENAI_API_KEY", "none")
-        self.pool = ServerPool("LLM", args.api_endpoint, args.max_outage, TIMEOUT, key)
+        self.pool = ServerPool("LLM", args.api_endpoint, args.max_outage, key)
         self.judge = Judge(args.judge, None if args.judge == "rule" else self.pool, args.model)
         run = {name: getattr(args, name) for name in ("model", "temperature", "max_new_tokens", "judge", "seed")}
         self.tried: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

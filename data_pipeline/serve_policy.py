@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mm_prm import cli
+from mm_prm.cpu import cpu_dtype
 
 SPREADS = re.compile(r"-(dp|pp|-(data|pipeline)[-_]parallel)")  # flags by which one vLLM server takes many GPUs
 CPU_FLAGS = [
@@ -52,9 +53,13 @@ def visible_gpus() -> list[str]:
 
 
 def cpu_flags() -> list[str]:
-    """CPU_FLAGS, and float32 where the CPU has no bfloat16 of its own: emulating it is slower by half."""
-    has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text())
-    return CPU_FLAGS if has_bf16 else [*CPU_FLAGS, "--dtype=float32"]
+    """vLLM's flags on a machine without a GPU."""
+    return [*CPU_FLAGS, f"--dtype={cpu_dtype()}"]
+
+
+def cpu_variables() -> dict[str, str]:
+    """Threads that wait asleep: spinning ones fight with the client and whatever else runs for the same few cores."""
+    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
 def gpu_groups(gpus: list[str], size: int, replicas: int | None, extra: Sequence[str]) -> list[list[str]]:
@@ -188,7 +193,7 @@ def serve_while(command: list[str], servers: Sequence[Server], timeout: float) -
         signal.signal(number, lambda number, frame: signals.append(number))
     try:
         for server in servers:
-            variables = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
+            variables = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else cpu_variables()
             processes.append(start(server.command, server.log, variables))
             alive[processes[-1]] = server
             print(f"waiting for the policy server on port {server.port} (log: {server.log})", flush=True)

@@ -194,7 +194,7 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def judge_pool(args: argparse.Namespace) -> ServerPool:
-    return ServerPool("judge", args.api_endpoint, args.max_outage, 300, os.environ.get("OPENAI_API_KEY", "none"))
+    return ServerPool("judge", args.api_endpoint, args.max_outage, os.environ.get("OPENAI_API_KEY", "none"))
 
 
 def judge_from_flags(args: argparse.Namespace) -> Judge:

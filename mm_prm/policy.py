@@ -19,7 +19,6 @@ PREFIX_MODES = ("prompt", "prefill")
 # One tree draws 16 rollouts at a time, so 64 trees are about 1,000 sequences: what vLLM decodes at once on a large GPU.
 # More would queue there, and the prefixes of waiting trees would push each other out of the prefix cache.
 IN_FLIGHT = 64
-TIMEOUT = 1800  # seconds; a batch of long rollouts may take many minutes
 
 
 @dataclass(frozen=True)
@@ -170,5 +169,5 @@ def policy_from_flags(args: argparse.Namespace) -> PolicyClient:
     args.concurrency = args.concurrency or IN_FLIGHT * len(args.policy_endpoint)
     sampling = Sampling(**{name: getattr(args, name) for name in Sampling.__dataclass_fields__})
     key = os.environ.get("POLICY_API_KEY", "none")
-    pool = ServerPool("policy", args.policy_endpoint, args.max_outage, TIMEOUT, key)
+    pool = ServerPool("policy", args.policy_endpoint, args.max_outage, key)
     return PolicyClient(pool, args.model, sampling, Dialect(args.prefix_mode, args.step_format), args.seed)

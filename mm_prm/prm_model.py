@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, InternVLConfig, InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
+from mm_prm.cpu import Threads
 from mm_prm.packing import Packed, Segment, common_length, segments
 from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
 
@@ -264,7 +265,7 @@ class Prm:
         return cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
 
     def __post_init__(self) -> None:
-        self.encoder = Encoder(self.processor.tokenizer)
+        self.encoder, self.threads = Encoder(self.processor.tokenizer), Threads()
 
     def score(self, question: str, images: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(Yes) after every step of every candidate: one list per candidate, one number in 0..1 per step.
@@ -316,6 +317,7 @@ class Prm:
     @torch.no_grad()
     def forward(self, pieces: Sequence[Piece]) -> list[float]:
         """P(Yes) at every marker of every sequence, in their order, from one packed row."""
+        self.threads.adjust()
         row, device = Packed(), self.model.device
         for piece in pieces:
             row.add(piece.sequences)

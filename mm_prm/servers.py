@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mm_prm.cli import Fault
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
+PATIENCE = 300  # seconds without a reply after which a server is asked whether it lives
 WARNING_PAUSE = 60  # seconds between two lines about failures of a server
 
 
@@ -58,14 +59,17 @@ class Server:
 class ServerPool:
     """Servers that answer alike. Everybody who waits for a dead one shares one clock: it is waited for once.
 
-    max_outage: seconds without success after which a call gives up; timeout: seconds one reply may take.
+    max_outage: seconds without success after which a call gives up. A reply may take any time: every `patience` seconds
+    the server must say that it lives.
     """
 
-    def __init__(self, what: str, endpoints: Sequence[str], max_outage: float, timeout: float, api_key: str):
-        limits = openai.Timeout(timeout, connect=10)
-        self.what, self.max_outage = what, max_outage
+    def __init__(
+        self, what: str, endpoints: Sequence[str], max_outage: float, api_key: str, patience: float = PATIENCE
+    ):
+        limits = openai.Timeout(None, connect=10)
+        self.what, self.max_outage, self.patience = what, max_outage, patience
         clients = [openai.AsyncOpenAI(base_url=u, timeout=limits, max_retries=0, api_key=api_key) for u in endpoints]
-        self.servers = [Server(client, memory=60 + timeout) for client in clients]
+        self.servers = [Server(client, memory=60 + patience) for client in clients]
 
     async def close(self) -> None:
         for server in self.servers:
@@ -84,6 +88,18 @@ class ServerPool:
                 return server
         return (untried or ring)[0]
 
+    async def reply(self, server: Server, request: dict[str, Any]) -> Any:
+        """The server's answer. What a slow server has half drawn is not thrown away while the server lives."""
+        # Not chat.completions.create: turning 16 choices into its typed objects and the request out of them takes more
+        # time than all the rest of the client.
+        call = asyncio.ensure_future(server.client.post("/chat/completions", cast_to=object, body=request))
+        try:
+            while not (await asyncio.wait({call}, timeout=self.patience))[0]:
+                await check_life(server.client)
+            return await call
+        finally:
+            call.cancel()
+
     async def complete(self, home: int, **request: Any) -> dict[str, Any]:
         """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
 
@@ -95,10 +111,7 @@ class ServerPool:
         while True:
             server = self.pick(home, tried)
             try:
-                # Not chat.completions.create: turning 16 choices into its typed objects and the request out of them
-                # takes more time than all the rest of the client.
-                reply = await server.client.post("/chat/completions", cast_to=object, body=request)
-                reply = checked(reply, request.get("n", 1))
+                reply = checked(await self.reply(server, request), request.get("n", 1))
                 server.failing_since = None
                 return reply
             except PASSING as error:
@@ -127,6 +140,15 @@ class ServerPool:
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, 30)
             tried.clear()
+
+
+async def check_life(client: openai.AsyncOpenAI) -> None:
+    """Raises one of PASSING when the server does not answer, or with a fault of its own (status 500 and more)."""
+    try:
+        await client.get("/models", cast_to=object, options={"timeout": 30})
+    except openai.APIStatusError as error:
+        if error.status_code >= 500:
+            raise
 
 
 def checked(reply: Any, n: int) -> dict[str, Any]:

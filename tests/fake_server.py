@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class ChatServer:
     """`reply(request)` returns the texts of the n choices, an HTTP status to fail with, or bytes to send as they are.
 
-    Use as a context. requests: all that came; seconds: how long each of them is kept waiting.
+    Use as a context. requests: all that came; lives: whether it answers other questions while one is kept waiting.
     """
 
-    def __init__(self, reply, port=0, finish_reason="stop", top_logprobs=()):
+    def __init__(self, reply, port=0, finish_reason="stop", top_logprobs=(), lives=False):
         outer, self.requests = self, []
         self.finish_reason, self.top_logprobs = finish_reason, list(top_logprobs)
 
@@ -36,6 +36,9 @@ class ChatServer:
                     self.wfile.write(body)
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # the client was killed
+
+            def do_GET(self):
+                self.send_error(404 if lives else 503)
 
             def log_message(self, *args):
                 pass

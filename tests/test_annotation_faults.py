@@ -228,15 +228,26 @@ def test_a_server_that_hangs_is_left_for_a_living_one():
         return replies
 
     with ChatServer(hang) as one, ChatServer(lambda request: ["x"]) as two:
-        pool = ServerPool("policy", [one.url, two.url], max_outage=0.1, timeout=0.3, api_key="none")
+        pool = ServerPool("policy", [one.url, two.url], max_outage=0.1, api_key="none", patience=0.3)
         assert len(asyncio.run(ask(pool))) == 3
         assert len(one.requests) == 1 and len(two.requests) == 3
+
+
+def test_a_slow_reply_is_waited_for_while_its_server_lives():
+    def slow(request):
+        time.sleep(1)
+        return ["drawn"]
+
+    with ChatServer(slow, lives=True) as server:
+        pool = ServerPool("policy", [server.url], max_outage=0.1, api_key="none", patience=0.2)
+        reply = asyncio.run(pool.complete(0, model="m", messages=[{"content": "x"}]))
+    assert reply["choices"][0]["message"]["content"] == "drawn" and len(server.requests) == 1
 
 
 def test_a_failure_long_ago_does_not_shorten_the_patience_of_today(monkeypatch):
     replies = iter([503, ["x"]])
     with ChatServer(lambda request: next(replies)) as server:
-        pool = ServerPool("policy", [server.url], max_outage=5, timeout=5, api_key="none")
+        pool = ServerPool("policy", [server.url], max_outage=5, api_key="none")
         pool.servers[0].failing_since = pool.servers[0].failed_at = time.monotonic() - 1000
         assert asyncio.run(pool.complete(0, model="m", messages=[{"content": "x"}]))["choices"]
 

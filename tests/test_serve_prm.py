@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from serve_policy import Server, cpu_flags, start, stop, wait_until_healthy
+from serve_policy import CPU_FLAGS, Server, start, stop, wait_until_healthy
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
@@ -42,7 +42,7 @@ def url(prm_folder, tmp_path):
     """A server started by the page's command."""
     port, log = free_port(), tmp_path / "server.log"
     command = block("sh").replace("work_dirs/mm_prm", str(prm_folder)).replace("8001", str(port))
-    command = [sys.executable, *shlex.split(command)[1:], *cpu_flags()]
+    command = [sys.executable, *shlex.split(command)[1:], *CPU_FLAGS, "--dtype=float32"]
     process = start(command, log, {"VLLM_CPU_KVCACHE_SPACE": "1"})
 
     def check():

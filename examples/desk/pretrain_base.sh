@@ -10,14 +10,12 @@ WORK=${1:-runs/desk_base}
 OUTPUT=${2:-$WORK/base}
 PYTHON=${PYTHON:-python}
 STEPS=${STEPS:-6000}
-BF16=True # unless the CPU would have to emulate it
-grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo || BF16=False
 
 train() { # dataset, start checkpoint, output folder, flags
   local meta=$1 start=$2 output=$3
   shift 3
   "$PYTHON" internvl_chat/internvl/train/internvl_chat_finetune.py --objective sft --model_name_or_path "$start" \
-    --meta_path "$meta" --output_dir "$output" --bf16 $BF16 --optim adamw_torch_fused --adam_beta2 0.98 \
+    --meta_path "$meta" --output_dir "$output" --optim adamw_torch_fused --adam_beta2 0.98 \
     --per_device_train_batch_size 32 --logging_steps 50 --report_to none "$@"
 }
 

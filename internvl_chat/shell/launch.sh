@@ -50,15 +50,13 @@ esac
 FOUND=$(gpus_here)
 if [ "$FOUND" -gt 0 ]; then
   [ "$GPUS" -le "$FOUND" ] || fail "GPUS=$GPUS: this machine lets us use $FOUND"
-  BF16=True LAUNCHER=torchrun
+  LAUNCHER=torchrun
   set -- --deepspeed "$CHAT/zero_stage${ZERO_STAGE}_config.json" --dataloader_num_workers 4 "$@"
 else
-  GPUS=${CPU_PROCESSES:-1} NNODES=1 BF16=True LAUNCHER=torchrun
+  GPUS=${CPU_PROCESSES:-1} NNODES=1 LAUNCHER=torchrun
   check_number CPU_PROCESSES "$GPUS"
-  # A CPU without bfloat16 units emulates them, three times slower than float32
-  grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo || BF16=False
   case "$GPUS $*" in
-    1\ *--deepspeed*) ENGINE=DeepSpeed BF16=False; export DS_ACCELERATOR=cpu ;;
+    1\ *--deepspeed*) ENGINE=DeepSpeed; export DS_ACCELERATOR=cpu ;;
     *--deepspeed*) fail "CPU_PROCESSES=$GPUS: accelerate runs DeepSpeed on a CPU in one process only" ;;
     1\ *) ENGINE="plain torch" LAUNCHER= ;;
     *) ENGINE=gloo; set -- --use_cpu True --ddp_backend gloo "$@" ;;
@@ -77,7 +75,7 @@ set -- "$CHAT/internvl/train/internvl_chat_finetune.py" \
   --model_name_or_path "$MODEL_PATH" --meta_path "$META_PATH" --output_dir "$OUTPUT_DIR" \
   --freeze_backbone True --dynamic_image_size True --max_dynamic_patch 6 --use_thumbnail True --max_seq_length 8192 \
   --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$ACCUMULATION" \
-  --bf16 $BF16 --logging_steps 1 --save_steps 200 --save_total_limit 1 --report_to tensorboard "$@"
+  --logging_steps 1 --save_steps 200 --save_total_limit 1 --report_to tensorboard "$@"
 [ "$LAUNCHER" ] || exec "$PYTHON" "$@"
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
   --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" "$@"

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from mm_prm.cli import BadInput
+from mm_prm.cpu import cpu_dtype
 
 
 @dataclass
@@ -85,9 +86,16 @@ class FinetuneArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW weight decay"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of all steps in which the rate rises"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "shape of the rate after the warm-up"})
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "compute in bfloat16. Default: on a GPU, and on a CPU that has units for it; else float32"},
+    )
 
     def __post_init__(self) -> None:
         if not self.warmup_steps:  # type: ignore[has-type]
             self.warmup_steps = self.warmup_ratio  # transformers reads a warmup_steps below 1 as a share
+        if self.bf16 is None:  # DeepSpeed on a CPU is for tests: it trains in float32
+            on_cpu = not self.deepspeed and cpu_dtype() == "bfloat16"
+            self.bf16 = not self.fp16 and (torch.cuda.is_available() or on_cpu)  # type: ignore[has-type]
         self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or self.deepspeed)  # type: ignore[has-type]
         super().__post_init__()

@@ -4,7 +4,7 @@
         internvl_chat/internvl/train/internvl_chat_finetune.py \\
         --model_name_or_path policy --output_dir work_dirs/mm_prm \\
         --meta_path internvl_chat/shell/data/prm.json \\
-        --deepspeed internvl_chat/zero_stage1_config.json --bf16 True
+        --deepspeed internvl_chat/zero_stage1_config.json
 
 From a native InternVL checkpoint and a dataset JSON. The launch scripts under
 internvl_chat/shell set everything else. The finished checkpoint lies in

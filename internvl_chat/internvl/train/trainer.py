@@ -15,12 +15,19 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from internvl.train.batches import MicroBatches
+from mm_prm.cpu import Threads
 from mm_prm.prm_model import load_model, soft_label_loss
 from mm_prm.statistics import auroc
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12}
 PEAK_FLOPS |= {"L40S": 362e12, "4090": 165e12, "5090": 210e12}
+
+
+def peak_flops() -> float | None:
+    """Of this machine's GPU; None without one, or when its name is not known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((value for word, value in PEAK_FLOPS.items() if word in name), None)
 
 
 def parameter_count(part: nn.Module, trained: bool = False) -> int:
@@ -81,6 +88,7 @@ class FinetuneTrainer(Trainer):
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.seen = torch.zeros(4, dtype=torch.float64)  # targets, tokens, flops, dropped targets, over all processes
         self.reported, self.reported_at = self.seen, time.monotonic()
+        self.threads = Threads()
 
     def get_train_dataloader(self) -> DataLoader:
         return self._loader(self.train_dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps)
@@ -100,6 +108,7 @@ class FinetuneTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Tensor]:
+        self.threads.adjust()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.zeros(4, dtype=torch.float64)
         for batch in batches:
@@ -145,8 +154,7 @@ class FinetuneTrainer(Trainer):
         now = time.monotonic()
         targets, tokens, flops, _ = ((self.seen - self.reported) / (now - self.reported_at)).tolist()
         self.reported, self.reported_at = self.seen, now
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        peak = next((value for word, value in PEAK_FLOPS.items() if word in name), None)
+        peak = peak_flops()
         return {
             **({} if self.vocabulary is None else {"labels_per_second": round(targets, 1)}),
             "tokens_per_second": round(tokens, 1),
