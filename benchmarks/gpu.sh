@@ -31,7 +31,7 @@ part() { # name, seconds planned, command...: its log is OUT/name.log, its resul
   shift 2
   case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac
   rm -f "$OUT/$name.json"
-  timeout -k 5 $((2 * planned)) "$@" >"$OUT/$name.log" 2>&1 || code=$?
+  timeout -k 5 $((LIMIT * planned)) "$@" >"$OUT/$name.log" 2>&1 || code=$?
   [ $code -eq 0 ] || FAILED=1
   echo "$name: $((SECONDS - started)) s of $planned planned, exit code $code"
   "$PYTHON" benchmarks/gpu_report.py --output_dir "$OUT" --part "$name" --exit_code $code --planned "$planned" \
@@ -48,8 +48,8 @@ bench() { # name, seconds planned, script, flags
   part "$name" "$planned" "$PYTHON" "benchmarks/$script.py" --output_file "$OUT/$name.json" "$@"
 }
 
-SMALL=1b LARGE=8b ROUNDS=3 WAYS="segments flex_attention"
-[ -z "$TINY" ] || SMALL=tiny LARGE=tiny ROUNDS=1 WAYS=segments # FlexAttention has no backward on a CPU
+LIMIT=2 SMALL=1b LARGE=8b ROUNDS=3 WAYS="segments flex_attention"
+[ -z "$TINY" ] || LIMIT=20 SMALL=tiny LARGE=tiny ROUNDS=1 WAYS=segments # FlexAttention has no backward on a CPU
 
 # The desk PRM is trained on the CPU meanwhile, to be compared with the GPU's.
 case " ${PARTS:-desk} " in

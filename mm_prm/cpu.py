@@ -69,7 +69,7 @@ class FreeCores:
 class Threads:
     """Gives torch's operators as many threads as there are free cores; `adjust` is called between pieces of work.
 
-    From one thread to that many it takes microseconds. OMP_NUM_THREADS stays the upper limit.
+    OMP_NUM_THREADS stays the upper limit.
     """
 
     def __init__(self) -> None:
@@ -79,4 +79,6 @@ class Threads:
         self.free = FreeCores()
 
     def adjust(self) -> None:
-        self.torch.set_num_threads(min(self.most, self.free.look()))
+        count = min(self.most, self.free.look())
+        if count != self.torch.get_num_threads():
+            self.torch.set_num_threads(count)
