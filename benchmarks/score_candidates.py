@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
-from train_prm import QUESTION, SHAPES, STEP, STEPS, TILE_TOKENS, TILES, make_model, measure
+from train_prm import QUESTION, SHAPES, STEP, STEPS, TILES, make_model, make_pixels, measure, tile
 
 from mm_prm import cli
 from mm_prm.packing import Packed
@@ -35,10 +35,10 @@ from mm_prm.prm_model import row_tensors, with_position_logits
 CANDIDATES, YES_NO = 16, [1, 2]
 
 
-def candidates() -> list[Encoded]:
+def candidates(shape: str) -> list[Encoded]:
     """A marker ends every step."""
     generator = random.Random(0)
-    head = [3] * (TILES * TILE_TOKENS) + generator.choices(range(100, 20000), k=QUESTION)
+    head = [3] * (TILES * tile(shape)[1]) + generator.choices(range(100, 20000), k=QUESTION)
     found = []
     for _ in range(CANDIDATES):
         steps = [token for _ in range(STEPS) for token in (*generator.choices(range(100, 20000), k=STEP - 1), 4)]
@@ -77,8 +77,8 @@ def work(model: Any, problem: list[Encoded], way: str) -> float:
 def bench(shape: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = with_position_logits(make_model(shape, dtype, device)).eval().requires_grad_(False)
-    pixels = torch.randn(TILES, 3, 448, 448, dtype=dtype, device=device)
-    problem, scores = candidates(), {}
+    pixels = make_pixels(shape, dtype, device)
+    problem, scores = candidates(shape), {}
     best: dict[str, tuple[float, float]] = {}
     for _ in range(rounds):
         for name, attention, run in (("released", "sdpa", released), ("ours", "segments", ours)):

@@ -40,7 +40,13 @@ from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors, soft_label_loss, with_position_logits
 
-TILES, TILE_TOKENS, QUESTION, PATHS, STEPS, STEP = 7, 256, 60, 9, 8, 50
+TILES, QUESTION, PATHS, STEPS, STEP = 7, 60, 9, 8, 50
+
+
+def tile(shape: str) -> tuple[int, int]:
+    """(pixels of a side, tokens) of a tile."""
+    return (112, 16) if shape == "tiny" else (448, 256)
+
 
 # language model: hidden, layers, heads, key heads, MLP, vocabulary; vision tower: hidden, layers, heads, MLP
 SHAPES = {
@@ -59,7 +65,7 @@ def make_model(shape: str, dtype: torch.dtype, device: str) -> InternVLForCondit
             "num_hidden_layers": depth,
             "num_attention_heads": vision_heads,
             "intermediate_size": vision_mlp,
-            "image_size": 448,
+            "image_size": tile(shape)[0],
             "patch_size": 14,
             "attention_bias": True,
         },
@@ -74,7 +80,7 @@ def make_model(shape: str, dtype: torch.dtype, device: str) -> InternVLForCondit
             "tie_word_embeddings": False,
         },
         image_token_id=3,
-        image_seq_length=TILE_TOKENS,
+        image_seq_length=tile(shape)[1],
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
@@ -84,14 +90,20 @@ def make_model(shape: str, dtype: torch.dtype, device: str) -> InternVLForCondit
     return model.train()
 
 
-def paths(common_steps: int, seed: int) -> list[Encoded]:
+def make_pixels(shape: str, dtype: torch.dtype, device: str) -> Tensor:
+    """A picture, [tiles, 3, height, width]."""
+    side, _ = tile(shape)
+    return torch.randn(TILES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+
+def paths(common_steps: int, seed: int, shape: str = "8b") -> list[Encoded]:
     """9 paths: three stems of `common_steps` steps (0: none), three continuations each; a marker ends every step."""
     generator = random.Random(seed)
 
     def steps(number: int) -> list[int]:
         return [token for _ in range(number) for token in (*generator.choices(range(100, 20000), k=STEP - 1), 4)]
 
-    head = [3] * (TILES * TILE_TOKENS) + generator.choices(range(100, 20000), k=QUESTION)
+    head = [3] * (TILES * tile(shape)[1]) + generator.choices(range(100, 20000), k=QUESTION)
     found = []
     for _ in range(3):
         stem = steps(common_steps)
@@ -179,7 +191,7 @@ def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
     model = make_model(args.shape, dtype, device)
     if args.grad_checkpoint:
         model.gradient_checkpointing_enable()
-    pixels = torch.randn(TILES, 3, 448, 448, dtype=dtype, device=device)
+    pixels = make_pixels(args.shape, dtype, device)
     with_position_logits(model)
     rows: list[tuple[str, str, int, Any]] = [
         ("released", "sdpa", args.common_steps, released),
@@ -190,7 +202,7 @@ def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
     best: dict[int, tuple[float, float]] = {}
     for _ in range(args.rounds):
         for number, (_, attention, common, run) in enumerate(rows):
-            problem = paths(common, seed=0)
+            problem = paths(common, 0, args.shape)
             model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
             best[number] = min(best.get(number, OUT_OF_MEMORY), measure(partial(run, model, problem, pixels), model))
     whole, two = head_memory(model)
@@ -199,7 +211,7 @@ def bench(args: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
     table = []
     for number, (title, attention, common, run) in enumerate(rows):
         seconds, memory = best[number]
-        problem = paths(common, seed=0)
+        problem = paths(common, 0, args.shape)
         packed = Packed()
         packed.add(problem)
         tokens = len(packed.input_ids) if run is one_row else sum(len(path.input_ids) for path in problem)
