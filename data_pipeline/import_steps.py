@@ -26,8 +26,17 @@ from typing import Any, NamedTuple
 
 from mm_prm import cli
 from mm_prm.prm_format import process_text
-from mm_prm.records import check_image, image_value, parse_path, parse_records, write_json
-from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file, point_to_pictures
+from mm_prm.records import (
+    check_image,
+    image_list,
+    image_value,
+    parse_path,
+    parse_records,
+    placed_question,
+    say_lost,
+    write_json,
+)
+from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file
 
 # Neutral is null: people rated whether a step is wrong, not how often one comes from it to the answer.
 RATINGS = {1: 1.0, 0: None, -1: 0.0}
@@ -55,11 +64,6 @@ def objects(row: Row, name: str) -> list[Row]:
     if not all(isinstance(value, dict) for value in values):
         raise ValueError(f"field {name!r}: expected a list of objects")
     return values
-
-
-def question_text(text: str) -> str:
-    """Pictures stand before the question: <image> falls away, <image1> inside the text becomes [image 1]."""
-    return point_to_pictures(text.replace("<image>", "")).strip()
 
 
 def read_trl(row: Row) -> Iterator[Solution]:
@@ -91,7 +95,7 @@ def read_visualprm400k(row: Row) -> Iterator[Solution]:
     {"image": "VisualPRM400K-v1.1-Raw/Geometry3K/1.png", "question_orig": "...", "question": "...", "answer": "52",
      "steps_with_score": [{"step": "...", "score": 0.125, "num_mc_correct": 2, "num_mc_total": 16}]}
     """
-    question = question_text(cell(row, "question_orig" if row.get("question_orig") else "question"))
+    question = cell(row, "question_orig" if row.get("question_orig") else "question")
     scored = objects(row, "steps_with_score")
     labels = [share_right(step) for step in scored]
     yield Solution(question, row.get("answer"), row.get("image"), [[cell(step, "step")] for step in scored], labels)
@@ -143,7 +147,7 @@ def read_visualprocessbench(row: Row) -> Iterator[Solution]:
     {"image": ["images/MathVision/12.png"], "question": "...", "answer": "C",
      "response": {"steps": ["...", "..."], "process_correctness": [1, -1]}}
     """
-    question, response = question_text(cell(row, "question")), cell(row, "response", dict)
+    question, response = cell(row, "question"), cell(row, "response", dict)
     steps = [[step] for step in cell(response, "steps", list)]
     labels = [rating(mark, "process_correctness") for mark in cell(response, "process_correctness", list)]
     yield Solution(question, row.get("answer"), row.get("image"), steps, labels)
@@ -181,10 +185,12 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
         raise ValueError("field 'steps': expected texts, none of them blank")
     try:
         images = images if isinstance(images, list) else [images] if images else []
-        images = image_value([picture(image, root, image_dir) for image in images])
+        images = [picture(image, root, image_dir) for image in images]
     except ValueError as error:
         raise ValueError(f"field 'image': {error}") from None
-    record = {"id": id_, "question": question, "answer": None if answer is None else str(answer), "image_path": images}
+    question = placed_question(question.strip(), images)
+    record = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
+    record["image_path"] = image_value(images)
     process = process_text(["\n".join(entry) for entry in steps])
     f"{id_}{question}{answer}{process}".encode()  # half of a surrogate pair, which is no text, is a ValueError
     return parse_path({**record, "steps": steps, "process": process, "labels": labels})
@@ -233,6 +239,7 @@ def main() -> None:
         raise cli.BadInput(*bad, *([] if paths else [f"{args.input[0]}: holds no labelled path"]))
     for line in bad:
         print(f"skipped: {line}")
+    say_lost(args.output_file, ((path["id"], path["question"], image_list(path["image_path"])) for path in paths))
     write_json(args.output_file, paths)
     labels = [label for path in paths for label in path["labels"]]
     nulls, empty = labels.count(None), rows.count([])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm import cli
-from mm_prm.prm_format import MARKER, prm_text
+from mm_prm.prm_format import MARKER, check_placeholders, placeable, prm_text
 from mm_prm.records import dataset_entry, image_list, image_value, parse_path, read_checked, write_json, write_jsonl
 
 
@@ -22,7 +22,9 @@ def training_row(path: dict[str, Any], image_root: Path) -> dict[str, Any]:
     text = prm_text(path["question"], path["process"])
     if text.count(MARKER) != len(path["labels"]):
         raise ValueError(f"field 'process': {text.count(MARKER)} {MARKER} for {len(path['labels'])} labels")
-    return dataset_row(path["id"], image_list(path.get("image_path")), image_root, text, path["labels"])
+    images = image_list(path.get("image_path"))
+    check_placeholders(placeable(text, "prm"), len(images))
+    return dataset_row(path["id"], images, image_root, text, path["labels"])
 
 
 def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:

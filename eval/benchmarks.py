@@ -22,7 +22,7 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.records import Problem, read_seed, write_json
-from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, point_to_pictures, read_problems
+from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, read_problems
 
 # What a rollouts record keeps of its problem. Rows with one problem_index are versions of one problem: not independent.
 DETAILS = ("subject", "level", "source", "problem_index", "problem_version")
@@ -79,7 +79,7 @@ def read_olympiadbench(row: Row) -> Row:
     columns = sorted((name for name in row if re.fullmatch(r"image_\d+", name) and row[name]), key=lambda n: int(n[6:]))
     question = "\n\n".join(text for text in (row.get("context"), cell(row, "question")) if text)
     return {
-        "question": point_to_pictures(question),
+        "question": question,
         "correct_answer": ", ".join(without_dollars(str(answer)) for answer in cell(row, "final_answer", list)),
         "images": [image for name in columns or ["image_1"] for image in pictures(row, name)],
         "subject": row.get("subfield"),
@@ -149,7 +149,7 @@ def read_mathvision(row: Row) -> Row:
     if options != letters(options):
         question += "".join(f"\n({letter}) {option}" for letter, option in zip(letters(options), options, strict=True))
     return {
-        "question": point_to_pictures(question),
+        "question": question,
         "correct_answer": choice(options, answer) if options else answer,
         "images": pictures(row, "decoded_image", "image"),
         "subject": row.get("subject"),

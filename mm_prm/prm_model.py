@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from transformers import AttentionInterface, InternVLConfig, InternVLForConditio
 
 from mm_prm.cli import BadInput
 from mm_prm.packing import Packed, Segment, common_length, segments
+from mm_prm.pictures import look, open_picture
 from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
 
 KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
@@ -201,11 +201,7 @@ def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, li
     """
     if not paths:
         return None, []
-    images = []
-    for path in paths:
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
-    out = processor.image_processor(images=images, return_tensors="pt")
+    out = processor.image_processor(images=[open_picture(path) for path in paths], return_tensors="pt")
     tiles, counts = out["pixel_values"], [int(count) for count in out["num_patches"]]
     if not getattr(processor.image_processor, "use_thumbnail", True):
         # The native processor always adds the thumbnail, as the last tile of an image cut into several.
@@ -218,8 +214,8 @@ def image_token_counts(processor: Any, paths: Sequence[str]) -> list[int]:
     """The <IMG_CONTEXT> counts of `image_tiles`, from the images' sizes alone."""
     counts = []
     for path in paths:
-        with Image.open(path) as image:
-            tiles = processor.image_processor.get_number_of_image_patches(image.height, image.width)
+        picture = look(path)
+        tiles = processor.image_processor.get_number_of_image_patches(picture.height, picture.width)
         thumbnail = getattr(processor.image_processor, "use_thumbnail", True)
         counts.append((tiles if thumbnail or tiles == 1 else tiles - 1) * processor.image_seq_length)
     return counts

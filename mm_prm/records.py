@@ -10,19 +10,16 @@ import hashlib
 import json
 import math
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mm_prm.cli import BadInput
-
-MAX_IMAGE_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
-
+from mm_prm.pictures import look, lost_pointers, picture_path, place_pictures
 
 # ---------------------------------------------------------------- files
 
@@ -103,7 +100,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A seed problem. images: absolute paths, in order, empty for a text-only problem; record: the row as read."""
+    """A seed problem. question: as `place_pictures` spells it; images: absolute paths, in order, empty for a text-only
+    problem; record: the row as read."""
 
     id: str
     question: str
@@ -120,6 +118,35 @@ class Problem:
         names = [Path(image).name for image in self.images]
         content = json.dumps({**self.record, "image_path": names}, ensure_ascii=False, sort_keys=True)
         return hashlib.md5(content.encode("utf-8")).hexdigest()
+
+
+# What others call our fields, in small letters alone.
+_PICTURES = {"image", "images", "img", "imgs", "picture", "pictures", "figure", "figures", "video", "videos"}
+_PICTURES |= {kind + what for kind in ("image", "images", "img") for what in ("path", "paths", "file", "files", "url")}
+NEARLY = {
+    "image_path": _PICTURES,
+    "image": _PICTURES,
+    "id": {"id", "pid", "qid", "questionid", "problemid", "index", "idx"},
+    "question": {"question", "problem", "query", "prompt"},
+    "correct_answer": {"correctanswer", "answer", "finalanswer", "groundtruth", "gt", "reference"},
+}
+
+
+def nearly(record: dict[str, Any], name: str) -> str | None:
+    """The key of a record that lacks `name` under which it probably has it: `images`, `imagePath` or `image_1` for
+    `image_path`."""
+    for key, value in () if name in record else record.items():
+        if re.sub("[^a-z]", "", key.lower()) in NEARLY.get(name, ()) and value not in (None, "", []):
+            return key
+    return None
+
+
+def pictures_of(record: dict[str, Any], name: str = "image_path") -> Any:
+    """A record's pictures, None without any. Raises ValueError where it has them under another key: it would silently
+    go on without them."""
+    if key := nearly(record, name):
+        raise ValueError(f"field {key!r}: pictures are read from {name!r}")
+    return record.get(name)
 
 
 def image_list(image: Any) -> list[str]:
@@ -141,7 +168,7 @@ def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str
     """Absolute paths of a record's images, decoded once; relative ones belong to `folder`. Raises ValueError that names
     the field."""
     try:
-        images = [os.path.abspath(folder / image) for image in image_list(value)]
+        images = [picture_path(image, folder) for image in image_list(value)]
         for image in images:
             check_image(image)
     except ValueError as error:
@@ -149,28 +176,23 @@ def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str
     return images
 
 
-@lru_cache(maxsize=100_000)
 def check_image(path: str) -> None:
-    """Decode an image to know that it is whole. Raises ValueError that says what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"{path} has {image.width * image.height} pixels, over the limit {MAX_IMAGE_PIXELS}")
-            image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{path} is over the pixel limit {MAX_IMAGE_PIXELS}") from None
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be opened as an image ({error})") from None
+    """Decode an image, once, to know that it is whole. Raises ValueError that says what is wrong with it."""
+    look(path)
+
+
+def as_text(value: Any) -> Any:
+    """An id or answer that is a number as text; anything else as it is."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return value
 
 
 def _text_field(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(value)
+    value = as_text(record.get(name))
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"field {name!r} is missing, blank or not text")
+        hint = f": is it {key!r}?" if (key := nearly(record, name)) else ""
+        raise ValueError(f"field {name!r} is missing, blank or not text{hint}")
     return value
 
 
@@ -184,7 +206,24 @@ def parse_problem(record: Any, folder: Path) -> Problem:
             json.dumps([name, value], ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
             raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text") from None
-    return Problem(id_, question, answer, whole_images(record.get("image_path"), folder), record)
+    images = whole_images(pictures_of(record), folder)
+    return Problem(id_, placed_question(question, images), answer, images, record)
+
+
+def placed_question(question: str, images: list[str]) -> str:
+    """`place_pictures`, its ValueError naming the field."""
+    try:
+        return place_pictures(question, len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'question': {error}") from None
+
+
+def say_lost(path: str | Path, questions: Iterable[tuple[str, str, list[str]]]) -> None:
+    """A line about questions (id, text, images) that point to pictures which are not there: many of MATH-V name the
+    parts of one."""
+    if ids := list(dict.fromkeys(id_ for id_, text, images in questions if lost_pointers(text, len(images)))):
+        what = f"{len(ids)} questions point to more pictures than they have"
+        print(f"warning: {path}: {what}: id {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}", file=sys.stderr)
 
 
 def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
@@ -218,6 +257,7 @@ def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Proble
         raise BadInput(*bad)
     if not problems:
         raise BadInput(*bad, f"{path}: holds no usable record")
+    say_lost(path, ((problem.id, problem.question, problem.images) for problem in problems))
     return problems, bad
 
 
@@ -325,8 +365,9 @@ class Tree:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tree:
-        images = image_list(data.get("image_path"))
-        return cls(data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search") or {})
+        images = image_list(pictures_of(data))
+        id_, answer = as_text(data["id"]), as_text(data["answer"])
+        return cls(id_, data["question"], answer, images, Node.from_dict(data), data.get("search") or {})
 
 
 def read_tree(path: str | Path) -> Tree:
@@ -365,12 +406,16 @@ def read_trees(folder: str | Path) -> list[Tree]:
 # ---------------------------------------------------------------- paths (stage 3 out), rollouts and scores (stage 6)
 
 
-def _require(record: Any, **types: type | tuple[type, ...]) -> None:
+def _checked(record: Any, **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """The record, its id as text, when it has the fields. Raises ValueError that names the field."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    for name, kind in types.items():
+    record = {**record, "id": as_text(record.get("id"))}
+    for name, kind in {"id": str, **types}.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"field {name!r} is missing or of the wrong type")
+    image_list(pictures_of(record))
+    return record
 
 
 def is_probability(value: Any) -> bool:
@@ -382,8 +427,7 @@ def parse_path(record: Any) -> dict[str, Any]:
 
     A label is a number, or null for an entry without one.
     """
-    _require(record, id=str, question=str, steps=list, process=str, labels=list)
-    image_list(record.get("image_path"))
+    record = _checked(record, question=str, steps=list, process=str, labels=list)
     if len(record["steps"]) != len(record["labels"]):
         raise ValueError(f"field 'labels': {len(record['labels'])} labels for {len(record['steps'])} entries of steps")
     known = [label for label in record["labels"] if label is not None]
@@ -404,8 +448,7 @@ CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
 
 def parse_rollouts(record: Any) -> dict[str, Any]:
     """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
-    _require(record, id=str, question=str, solutions_splits=list, labels=list)
-    image_list(record.get("image_path"))
+    record = _checked(record, question=str, solutions_splits=list, labels=list)
     count = len(record["solutions_splits"])
     if count == 0:
         raise ValueError("field 'solutions_splits': no candidate")

@@ -6,22 +6,24 @@ import argparse
 import asyncio
 import base64
 import json
-import mimetypes
 import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import openai
 from tqdm import tqdm
 
 from mm_prm.cli import Fault
+from mm_prm.pictures import picture_bytes
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
 WARNING_PAUSE = 60  # seconds between two lines about failures of a server
+
+
+_DATA_URI = re.compile(r"data:[\w.+/-]*;base64,[\w+/=-]*")
 
 
 class Unreachable(Fault):
@@ -105,7 +107,7 @@ class ServerPool:
                 now = time.monotonic()
                 server.failed(now)
                 tried.add(server)
-                reason = " ".join(str(error).split())[:200]
+                reason = readable(str(error))
                 if now > server.warn_at:
                     server.warn_at = now + WARNING_PAUSE
                     where = f"{self.what} {server.client.base_url}"
@@ -122,11 +124,16 @@ class ServerPool:
             except openai.APIStatusError as error:
                 where = f"{self.what} {server.client.base_url}"
                 if error.status_code in (400, 413, 422):
-                    raise Refused(f"{where}: refused ({error.message}); it would refuse it again") from None
-                raise Fault(f"{where}: refused ({error.message})") from None
+                    raise Refused(f"{where}: refused ({readable(error.message)}); it would refuse it again") from None
+                raise Fault(f"{where}: refused ({readable(error.message)})") from None
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, 30)
             tried.clear()
+
+
+def readable(message: str) -> str:
+    """A server's message on one line: one that repeats the request repeats its pictures."""
+    return _DATA_URI.sub("data:...", " ".join(message.split()))[:400]
 
 
 def checked(reply: Any, n: int) -> dict[str, Any]:
@@ -154,10 +161,10 @@ def parse_endpoints(text: str) -> list[str]:
 
 
 def image_part(path: str) -> dict[str, Any]:
-    """One image as an entry of a chat message, its bytes as a data URL. Raises Fault when it cannot be read."""
-    kind = mimetypes.guess_type(path)[0] or "image/png"
+    """One image as an entry of a chat message, a data URL that the server decodes to the pixels of `open_picture`.
+    Raises Fault when it cannot be opened."""
     try:
-        data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-    except OSError as error:
-        raise Fault(f"image {path}: {error.strerror}") from None
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
+        kind, data = picture_bytes(path)
+    except (OSError, ValueError) as error:
+        raise Fault(f"image {error}") from None
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -13,10 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mm_prm.cli import BadInput, Fault
-from mm_prm.records import Problem, image_value, parse_problem, parse_records, read_json, read_jsonl, write_atomic
+from mm_prm.pictures import picture_format, picture_path
+from mm_prm.records import (
+    Problem,
+    image_value,
+    parse_problem,
+    parse_records,
+    placed_question,
+    read_json,
+    read_jsonl,
+    say_lost,
+    write_atomic,
+)
 
 BATCH = 64  # rows in memory at once: each may hold pictures of megabytes
 ANSWER = (str, int, float)  # what an answer may be
@@ -88,25 +96,16 @@ def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     return row[name]
 
 
-def point_to_pictures(text: str) -> str:
-    """<image1> or <image_1> inside a text as [image 1]: all pictures stand before the question, in their order."""
-    return re.sub(r"<image_?(\d+)>", r"[image \1]", text)
-
-
 def picture_file(value: Any, folder: Path, target: Path) -> Path:
     """Where a picture lies: a path belongs to `folder`; bytes, alone or as {bytes, path}, are written to `target` with
     their format as suffix. Raises ValueError."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
-        return folder / value
+        return Path(picture_path(value, folder))
     if not isinstance(value, bytes):
         raise ValueError("is neither a path nor the bytes of a picture")
-    try:
-        with Image.open(io.BytesIO(value)) as image:
-            path = target.with_name(f"{target.name}.{(image.format or 'image').lower()}")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be opened as an image ({type(error).__name__})") from None
+    path = target.with_name(f"{target.name}.{picture_format(value)}")
     if not path.exists() or path.read_bytes() != value:
         write_atomic(path, value)
     return path
@@ -155,6 +154,7 @@ def read_problems(
             except ValueError as error:
                 raise ValueError(f"field 'image_path': picture {number} {error}") from None
             paths.append(os.path.relpath(path, folder))
+        record["question"] = placed_question(cell(record, "question"), paths)
         problem = parse_problem({"id": id_, **record, "image_path": image_value(paths)}, folder)
         seen.add(id_)
         return problem
@@ -167,4 +167,5 @@ def read_problems(
         raise BadInput(*bad)
     if not problems:
         raise BadInput(*bad, f"{', '.join(table.name for table in tables)}: holds no usable record")
+    say_lost(tables[0].name, ((problem.id, problem.question, problem.images) for problem in problems))
     return problems, bad

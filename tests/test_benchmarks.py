@@ -239,7 +239,7 @@ def test_every_bad_row_is_named(tmp_path):
     assert error.value.problems == (
         f"{file}: record 1 (id 3): field 'answer': 'F' is none of the 5 choices",
         f"{file}: record 2 (id a): field 'decoded_image' is missing",
-        f"{file}: record 3 (id b): field 'image_path': picture 1 cannot be opened as an image (UnidentifiedImageError)",
+        f"{file}: record 3 (id b): field 'image_path': picture 1 cannot be opened as an image (no known format)",
         f"{file}: record 4 (id c): field 'question' is missing or of the wrong type",
         f"{file}: record 6 (id d): field 'id': an earlier record has the same id",
         f"{file}: record 7: field 'id' is missing or of the wrong type",

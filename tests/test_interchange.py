@@ -260,7 +260,7 @@ def test_a_visualprm_step_that_was_never_continued_has_no_label():
     row = {"image": "p0.png", "question": "Solve it. x?", "question_orig": "<image>\nx in <image2>?", "answer": 52}
     assert labelled("visualprm400k", {**row, "steps_with_score": scored}) == [[("a", 0.125), ("b", 0.0), ("c", None)]]
     (solution,) = FORMATS["visualprm400k"]({**row, "steps_with_score": scored})
-    assert (solution.question, solution.images, solution.answer) == ("x in [image 2]?", "p0.png", 52)
+    assert (solution.question, solution.images, solution.answer) == ("<image>\nx in <image2>?", "p0.png", 52)
 
 
 def test_visualprocessbench_neutral_steps_have_no_label():

@@ -6,7 +6,7 @@ import os
 import pytest
 from PIL import Image
 
-from mm_prm import records
+from mm_prm import pictures, records
 from mm_prm.cli import BadInput
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_seed_list_is_refused(seed_file, content, message):
 
 
 def test_a_picture_over_the_pixel_limit_is_refused_unread(seed_file, monkeypatch):
-    monkeypatch.setattr(records, "MAX_IMAGE_PIXELS", 599)
+    monkeypatch.setattr(pictures, "MAX_IMAGE_PIXELS", 599)
     with pytest.raises(BadInput, match="600 pixels, over the limit 599"):
         records.read_seed(seed_file)
 

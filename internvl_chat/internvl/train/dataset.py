@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm.cli import BadInput
-from mm_prm.prm_format import MARKER, question_of
-from mm_prm.records import is_probability, parse_records, read_json, read_jsonl, whole_images
+from mm_prm.prm_format import MARKER, check_placeholders, placeable, question_of
+from mm_prm.records import is_probability, parse_records, pictures_of, read_json, read_jsonl, whole_images
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
     """One line of the training JSONL. Raises ValueError that names the field."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    images = whole_images(record.get("image"), root, "image")
+    images = whole_images(pictures_of(record, "image"), root, "image")
     turns = record.get("conversations")
     try:
         (human, text), (gpt, target) = ((turn["from"], turn["value"]) for turn in turns)  # type: ignore[union-attr]
@@ -41,8 +41,10 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
     else:
         if not isinstance(target, str) or not target:
             raise ValueError("field 'conversations': the gpt turn must be text")
-        for _ in images:  # the placeholders of InternVL's SFT format; the encoder puts the images there itself
-            text = text.removeprefix("<image>\n")
+    try:
+        check_placeholders(placeable(text, objective), len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'conversations': {error}") from None
     return Row(str(record.get("id", "")), images, text, target)
 
 
