@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from mm_prm import cli
 from mm_prm.prm_format import process_text
 from mm_prm.records import Node, Tree, image_value, read_trees, write_atomic, write_json
+from mm_prm.words import count_words
 
 MIN_WORDS = 11  # as released: paths of at most 10 words are dropped
 
@@ -50,7 +51,7 @@ class SolutionPath:
     judged: tuple[float | None, ...]
 
     def words(self) -> int:
-        return sum(len(step.split()) for entry in self.entries for step in entry)
+        return sum(count_words(step) for entry in self.entries for step in entry)
 
 
 def edge_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:

@@ -164,6 +164,15 @@ def image_value(images: list[str]) -> str | list[str] | None:
     return images[0] if len(images) == 1 else (images or None)
 
 
+def rebased(value: Any, images: list[str], folder: Path) -> str | list[str] | None:
+    """`image_path` of a record that goes to a file in `folder`: relative paths lead from there to the same pictures.
+
+    images: the absolute paths.
+    """
+    pairs = zip(image_list(value), images, strict=True)
+    return image_value([path if os.path.isabs(path) else os.path.relpath(full, folder) for path, full in pairs])
+
+
 def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str]:
     """Absolute paths of a record's images, decoded once; relative ones belong to `folder`. Raises ValueError that names
     the field."""
@@ -371,12 +380,14 @@ class Tree:
 
 
 def read_tree(path: str | Path) -> Tree:
-    """One tree file. Raises BadInput that names it."""
+    """One tree file, its image paths absolute: relative ones belong to its folder. Raises BadInput that names it."""
     try:
         data = read_json(path)
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
-        return Tree.from_dict(data)
+        tree = Tree.from_dict(data)
+        tree.images = [picture_path(image, Path(path).parent) for image in tree.images]
+        return tree
     except KeyError as error:
         raise BadInput(f"{path}: not a tree (field {error} is missing)") from None
     except (TypeError, ValueError, AttributeError) as error:

@@ -27,16 +27,30 @@ from tqdm import tqdm
 
 from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
-from mm_prm.prm_format import STEP_SEPARATOR
+from mm_prm.prm_format import STEP_SEPARATOR, check_placeholders, placeable, prm_text
 from mm_prm.prm_model import BATCH_TOKENS, Piece, Prm
-from mm_prm.records import parse_rollouts, read_checked, whole_images, write_json
+from mm_prm.records import parse_rollouts, read_checked, rebased, whole_images, write_json
 
 Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths
 
 
 def with_images(record: dict[str, Any], image_root: Path) -> Record:
-    """A record and its absolute image paths. Raises ValueError when an image is missing or broken."""
-    return record, whole_images(record.get("image_path"), image_root)
+    """A record and its absolute image paths. Raises ValueError when an image is missing or broken, or the question has
+    another number of `<image>`."""
+    images = whole_images(record.get("image_path"), image_root)
+    try:
+        check_placeholders(placeable(prm_text(record["question"], ""), "prm"), len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'question': {error}") from None
+    return record, images
+
+
+def scored(record: Record, scores: list[list[float]], image_root: Path, folder: Path) -> dict[str, Any]:
+    """The record with its scores, for a file in `folder`: relative image paths lead from there to the same pictures."""
+    row, images = record
+    moved = images and os.path.abspath(folder) != os.path.abspath(image_root)
+    paths = {"image_path": rebased(row["image_path"], images, folder)} if moved else {}
+    return {**row, **paths, "prm_scores": scores}
 
 
 def encoded(prm: Prm, record: Record) -> tuple[list[list[str]], list[Piece]]:
@@ -123,7 +137,8 @@ def main() -> None:
         if process == 0:
             done = scored_before(args.output_file, run)
             write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), {"version": __version__} | run)
-            write_json(args.output_file, [record | {"prm_scores": done[i]} for i, (record, _) in enumerate(records)])
+            folder = args.output_file.parent
+            write_json(args.output_file, [scored(row, done[i], root, folder) for i, row in enumerate(records)])
             for path in partial_files(args.output_file):
                 path.unlink()
             print(f"{args.output_file}: {sum(map(len, done.values()))} candidates scored")
