@@ -145,6 +145,9 @@ def _flat(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")  # type: ignore[return-value]
     if not image.has_transparency_data:
         return image.convert("RGB")
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, whose colours Pillow cuts to 8
+        image.info["transparency"] = tuple(value >> 8 for value in key)
     if image.mode in ("La", "RGBa"):  # premultiplied: there is only one way out
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     image = image.convert("RGBA")

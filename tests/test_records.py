@@ -107,6 +107,50 @@ def test_the_key_does_not_depend_on_where_the_file_lies(seed_file, tmp_path):
     assert len(set(keys)) == 3 and all(len(key) == 32 for key in keys)
 
 
+@pytest.mark.parametrize("key", ["image", "images", "imagePath", "Image_Paths", "image_1", "img_path", "picture"])
+def test_a_key_that_is_nearly_ours_is_refused_with_the_right_name(seed_file, key):
+    row = {"id": "a", "question": "q", "correct_answer": "1", key: "p0.png"}
+    seed_file.write_text(json.dumps([row]))
+    with pytest.raises(BadInput, match=f"id a.: field '{key}': pictures are read from 'image_path'"):
+        records.read_seed(seed_file)
+    seed_file.write_text(json.dumps([row | {"image_path": None}]))  # said to have none
+    assert records.read_seed(seed_file)[0][0].images == []
+    for parse, rest in (
+        (records.parse_path, {"steps": [["s"]], "process": "s<prm>", "labels": [1]}),
+        (records.parse_rollouts, {"solutions_splits": [["s"]], "labels": [1]}),
+    ):
+        with pytest.raises(ValueError, match=f"field '{key}': pictures are read from 'image_path'"):
+            parse(row | rest)
+
+
+def test_a_field_under_another_name_is_pointed_at(seed_file):
+    seed_file.write_text(
+        json.dumps([{"id": "a", "problem": "q", "answer": "1"}, {"id": "b", "question": "q", "gt": 1}])
+    )
+    with pytest.raises(BadInput) as error:
+        records.read_seed(seed_file)
+    assert [line[line.index("field") :] for line in error.value.problems[:2]] == [
+        "field 'question' is missing, blank or not text: is it 'problem'?",
+        "field 'correct_answer' is missing, blank or not text: is it 'gt'?",
+    ]
+
+
+def test_ids_may_be_numbers_in_every_file(tmp_path):
+    node = {"mc_value": 0, "visit_count": 0, "correct_rollouts": [], "incorrect_rollouts": [], "children": []}
+    tree = records.Tree.from_dict({"id": 7, "question": "q", "answer": 75, "image_path": None, **node})
+    assert (tree.id, tree.answer) == ("7", "75")
+    path = {"id": 7, "question": "q", "steps": [["s"]], "process": "s<prm>", "labels": [1]}
+    assert records.parse_path(path)["id"] == "7"
+    rollouts = {"id": 7, "question": "q", "solutions_splits": [["s"]], "labels": [1], "prm_scores": [[0.5]]}
+    assert records.parse_scored(rollouts)["id"] == "7"
+
+
+def test_relative_pictures_of_a_tree_belong_to_its_folder(tmp_path):
+    tree = records.Tree("a", "q", "75", ["p.png", "/p.png"], records.Node([]))
+    records.write_tree(tmp_path / "t" / "a.json", tree)
+    assert records.read_trees(tmp_path / "t")[0].images == [str(tmp_path / "t" / "p.png"), "/p.png"]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "f.json"
     records.write_json(path, [1])
