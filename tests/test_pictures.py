@@ -20,6 +20,7 @@ from mm_prm.prm_model import image_tiles, image_token_counts, load_processor
 from mm_prm.records import read_seed
 from mm_prm.servers import readable
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about broken metadata
 SIZE = (40, 24)
 
 

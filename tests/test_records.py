@@ -129,7 +129,7 @@ def test_a_field_under_another_name_is_pointed_at(seed_file):
     )
     with pytest.raises(BadInput) as error:
         records.read_seed(seed_file)
-    assert [line[line.index("field") :] for line in error.value.problems[:2]] == [
+    assert [line[line.index("field '") :] for line in error.value.problems[:2]] == [
         "field 'question' is missing, blank or not text: is it 'problem'?",
         "field 'correct_answer' is missing, blank or not text: is it 'gt'?",
     ]

@@ -136,3 +136,17 @@ def test_ready_rollouts_are_scored_by_two_processes_as_by_one_and_counted(desk, 
     assert result["mean_odd"]["accuracy"] in (0.2, 0.4) and "pass@3" in done.stdout
     made = ["two.json", "two.json.made_for", "two_run.json", "two_score.json", "two_score.md", "two_score.png"]
     assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_a_scored_file_in_another_folder_still_finds_its_pictures(tmp_path):
+    record = ({"id": "a", "image_path": ["p.png", "/q.png"]}, [str(tmp_path / "p.png"), "/q.png"])
+    away = evaluate_prm.scored(record, [[0.5]], tmp_path, tmp_path / "out")
+    assert away == {"id": "a", "image_path": ["../p.png", "/q.png"], "prm_scores": [[0.5]]}
+    assert evaluate_prm.scored(record, [[0.5]], tmp_path, tmp_path)["image_path"] == ["p.png", "/q.png"]
+
+
+def test_a_question_with_another_number_of_placeholders_is_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    record = {"question": "<image> or <image>?", "image_path": "p.png"}
+    with pytest.raises(ValueError, match="field 'question': 2 <image> for 1 picture$"):
+        evaluate_prm.with_images(record, tmp_path)
