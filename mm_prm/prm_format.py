@@ -8,16 +8,27 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from mm_prm.cli import BadInput
 from mm_prm.prompts import SYSTEM_MESSAGE
 
 MARKER = "<prm>"
-STEP_SEPARATOR = "\n\n"  # between a marker and the next step; the released evaluation uses "" (docs/fidelity.md)
 PLACEHOLDER = "<image>"  # where a picture stands in a training row, as InternVL's format has it
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+
+class PrmText(NamedTuple):
+    """separator: between a marker and the next step; closes_user: does <|im_end|> end the empty user turn?"""
+
+    separator: str
+    closes_user: bool
+
+
+# What the PRM was trained on, and what the released evaluation shows it instead (docs/fidelity.md).
+PRM_TEXTS = {"training": PrmText("\n\n", True), "released": PrmText("", False)}
+STEP_SEPARATOR = PRM_TEXTS["training"].separator
 
 STEP_FORMATS = ("tags", "paragraphs")  # how the policy writes its steps
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
@@ -165,17 +176,18 @@ class Encoder:
         # Tokenizers of the InternLM2 family put a BOS first; Qwen2's put nothing.
         self.bos: list[int] = list(tokenizer("")["input_ids"])
 
-    def prm(self, text: str, image_tokens: list[int]) -> Encoded:
+    def prm(self, text: str, image_tokens: list[int], closes_user: bool = True) -> Encoded:
         """Ids of `prm_text` with its images: the user's turn empty, everything in the assistant's turn.
 
-        text: from `prm_text`; image_tokens: <IMG_CONTEXT> count of each image (tiles x tokens per tile).
+        text: from `prm_text`; image_tokens: <IMG_CONTEXT> count of each image (tiles x tokens per tile); closes_user:
+        see PrmText.
         """
         question = question_of(text)
         pieces = [*self._placed(question, image_tokens), text[len(question) :]]
         body = [part for piece in pieces for part in (self._marked(piece) if isinstance(piece, str) else [piece])]
         parts = [
             *self._turn("system", SYSTEM_MESSAGE),
-            *self._turn("user"),
+            *(self._turn("user") if closes_user else [self.special[TURN_START], "user\n"]),
             *self._turn("assistant", *body),
         ]
         ids = self._ids(parts)

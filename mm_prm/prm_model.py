@@ -23,7 +23,7 @@ from transformers import AttentionInterface, InternVLConfig, InternVLForConditio
 from mm_prm.cli import BadInput
 from mm_prm.packing import Packed, Segment, common_length, segments
 from mm_prm.pictures import look, open_picture
-from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
+from mm_prm.prm_format import STEP_SEPARATOR, Encoded, Encoder, prm_text, process_text
 
 KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
 BATCH_TOKENS = 16384  # of one forward pass of scoring: two problems of 16 candidates at the paper's lengths
@@ -244,20 +244,29 @@ class Piece:
 
 @dataclass
 class Prm:
-    """A loaded PRM. `separator` stands between a marker and the next step; batch_tokens: of one forward pass."""
+    """A loaded PRM. separator, closes_user: of the text it reads (PrmText); batch_tokens: of one forward pass."""
 
     model: InternVLForConditionalGeneration
     processor: Any
     separator: str
     batch_tokens: int
+    closes_user: bool = True
 
     @classmethod
-    def load(cls, checkpoint: str, separator: str, batch_tokens: int = BATCH_TOKENS, dtype: str | None = None) -> Prm:
+    def load(
+        cls,
+        checkpoint: str,
+        separator: str = STEP_SEPARATOR,
+        batch_tokens: int = BATCH_TOKENS,
+        dtype: str | None = None,
+        closes_user: bool = True,
+    ) -> Prm:
         """dtype: bfloat16 on a GPU and float32 on a CPU unless given. Of several GPUs LOCAL_RANK chooses."""
         gpu = torch.cuda.is_available()
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
         kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
-        return cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
+        model, processor = load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint)
+        return cls(model, processor, separator, batch_tokens, closes_user)
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.processor.tokenizer)
@@ -298,7 +307,7 @@ class Prm:
             return []
         pixel_values, image_tokens = image_tiles(self.processor, images)
         texts = [prm_text(question, process_text(list(steps), self.separator)) for steps in candidates if steps]
-        sequences = [self.encoder.prm(text, image_tokens) for text in texts]
+        sequences = [self.encoder.prm(text, image_tokens, self.closes_user) for text in texts]
         shared = min(common_length(sequences[0].input_ids, other.input_ids) for other in sequences)
         pieces: list[Piece] = []
         for sequence in sequences:

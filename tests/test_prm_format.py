@@ -3,7 +3,15 @@
 import pytest
 from transformers import AutoProcessor
 
-from mm_prm.prm_format import Encoder, parse_solution, prm_text, process_text, render_solution, render_steps
+from mm_prm.prm_format import (
+    PRM_TEXTS,
+    Encoder,
+    parse_solution,
+    prm_text,
+    process_text,
+    render_solution,
+    render_steps,
+)
 from mm_prm.prompts import SYSTEM_MESSAGE, policy_prompt
 
 
@@ -30,6 +38,18 @@ def test_prm_ids_spell_the_released_conversation(tokenizer):
     assert [encoded.input_ids[position] for position in encoded.marker_positions] == [marker, marker]
     # Encoding the whole text at once gives the same ids: inserting ids did not move a token boundary.
     assert tokenizer(tokenizer.decode(encoded.input_ids))["input_ids"] == encoded.input_ids
+
+
+def test_the_released_evaluation_leaves_the_user_turn_open_and_joins_with_a_bare_marker(tokenizer):
+    separator, closes_user = PRM_TEXTS["released"]
+    text = prm_text("1 + 1?", process_text(["1 + 1 = 2", "2"], separator))
+    encoded = Encoder(tokenizer).prm(text, [16], closes_user)
+    assert tokenizer.decode(encoded.input_ids) == (
+        f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|im_start|>assistant\n"
+        f"<img>{'<IMG_CONTEXT>' * 16}</img>\nQuestion: 1 + 1?\nProcess: 1 + 1 = 2<prm>2<prm><|im_end|>\n"
+    )
+    assert tokenizer(tokenizer.decode(encoded.input_ids))["input_ids"] == encoded.input_ids
+    assert len(encoded.marker_positions) == 2
 
 
 def test_special_tokens_in_a_question_stay_text(tokenizer):

@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, run_forked
 from PIL import Image
+from transformers import InternVLForConditionalGeneration
 
-from mm_prm.prm_model import Prm
+from mm_prm.prm_model import Prm, yes_no_ids
+from mm_prm.prompts import SYSTEM_MESSAGE
 
 SCRIPT = "eval/prm/evaluate_prm.py"
 
@@ -98,13 +100,39 @@ def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollout
         evaluate_prm.main()
     assert len(partial.read_text().splitlines()) == 3 and not output.exists()
     partial.write_text(partial.read_text() + '{"number": 2, "prm_sc')  # cut short by a kill
-    done = run(desk, rollouts, output, "--step_separator", "")
-    assert done.returncode == 2 and "begun with other flags" in done.stderr
+    for flags in (("--step_separator", ""), ("--text", "released"), ("--text", "released", "--step_separator", r"\n\n")):
+        done = run(desk, rollouts, output, *flags)
+        assert done.returncode == 2 and "begun with other flags" in done.stderr
     done = run(desk, rollouts, output)
     assert done.returncode == 0 and "2 of 5 problems already scored" in done.stdout, done.stderr[-2000:]
     found = scores_in(output)
     assert found[0] == [[0.25] * 2, [0.25] * 3, []] and found[2][0][0] != 0.25 and not partial.exists()
     assert "warning" not in done.stderr
+
+
+def test_the_released_text_gives_the_scores_of_its_string(desk, rollouts, tmp_path):
+    """Its whole text through tokenizer and model at once, without Encoder, packing or shared prefixes."""
+    output = tmp_path / "s.json"
+    done = run(desk, rollouts, output, "--text", "released", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = json.loads((tmp_path / "s_run.json").read_text())
+    assert (kept["text"], kept["step_separator"]) == ("released", "")
+    prm = Prm.load(str(desk))
+    tokenizer, (yes, no) = prm.processor.tokenizer, yes_no_ids(prm.processor.tokenizer).tolist()
+    question, steps = "what 1?", ["a longer first step than the others have", "b"]
+    text = (
+        f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|im_start|>assistant\n"
+        f"Question: {question}\nProcess: {steps[0]}<prm>{steps[1]}<prm><|im_end|>\n"
+    )
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        stock = InternVLForConditionalGeneration.from_pretrained(desk, dtype=torch.float32)
+        logits = stock(input_ids=ids).logits[0]
+    at = (ids[0] == tokenizer.convert_tokens_to_ids("<prm>")).nonzero().flatten()
+    expected = logits[at][:, [yes, no]].softmax(-1)[:, 0]
+    torch.testing.assert_close(torch.tensor(scores_in(output)[1][0]), expected, atol=1e-5, rtol=0)
+    training = one_by_one(desk, rollouts)[1][0]
+    assert abs(training[0] - expected[0]) > 1e-4 and abs(training[1] - expected[1]) > 1e-4
 
 
 def test_a_policy_taken_for_a_prm_is_told(desk, rollouts, tmp_path):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
-from mm_prm.prm_format import STEP_SEPARATOR, check_placeholders, placeable, prm_text
+from mm_prm.prm_format import PRM_TEXTS, check_placeholders, placeable, prm_text
 from mm_prm.prm_model import BATCH_TOKENS, Piece, Prm
 from mm_prm.records import parse_rollouts, read_checked, rebased, whole_images, write_json
 
@@ -104,9 +104,14 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="rollouts, a JSON list")
     parser.add_argument("--output_file", type=Path, required=True, help="scored rollouts")
     parser.add_argument(
-        "--step_separator",
-        default=STEP_SEPARATOR.encode("unicode_escape").decode(),
-        help=r"text between <prm> and the next step; training uses \n\n, the released evaluation nothing",
+        "--text",
+        choices=list(PRM_TEXTS),
+        default="training",
+        help="what the PRM reads: as in training, or exactly what the released evaluation shows it (user turn not "
+        "closed, nothing between <prm> and the next step)",
+    )
+    parser.add_argument(
+        "--step_separator", help=r"text between <prm> and the next step, \n for a line break; default: that of --text"
     )
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
     parser.add_argument("--batch_tokens", type=cli.positive_int, default=BATCH_TOKENS, help="tokens of a forward pass")
@@ -115,7 +120,10 @@ def main() -> None:
     process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = args.image_root or args.input_file.parent
     records: list[Record] = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
-    prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"), args.batch_tokens, args.dtype)
+    separator, closes_user = PRM_TEXTS[args.text]
+    if args.step_separator is not None:
+        separator = args.step_separator.replace("\\n", "\n")
+    prm = Prm.load(args.checkpoint, separator, args.batch_tokens, args.dtype, closes_user)
     if (objective := getattr(prm.model.config, "objective", "prm")) != "prm":  # what the fine-tune script wrote there
         print(f"warning: {args.checkpoint} was trained with --objective {objective}: no PRM", file=sys.stderr)
     run = {
@@ -123,7 +131,8 @@ def main() -> None:
         "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,
         "image_root": os.path.abspath(root),
         "input": hashlib.md5(args.input_file.read_bytes()).hexdigest(),
-        "step_separator": args.step_separator,
+        "text": args.text,
+        "step_separator": separator,
         "dtype": str(prm.model.dtype),
     }
     before = scored_before(args.output_file, run)
