@@ -100,7 +100,8 @@ def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollout
         evaluate_prm.main()
     assert len(partial.read_text().splitlines()) == 3 and not output.exists()
     partial.write_text(partial.read_text() + '{"number": 2, "prm_sc')  # cut short by a kill
-    for flags in (("--step_separator", ""), ("--text", "released"), ("--text", "released", "--step_separator", r"\n\n")):
+    released = ("--text", "released")
+    for flags in (("--step_separator", ""), released, (*released, "--step_separator", r"\n\n")):
         done = run(desk, rollouts, output, *flags)
         assert done.returncode == 2 and "begun with other flags" in done.stderr
     done = run(desk, rollouts, output)
