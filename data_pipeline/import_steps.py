@@ -43,14 +43,15 @@ RATINGS = {1: 1.0, 0: None, -1: 0.0}
 
 
 class Solution(NamedTuple):
-    """What a reader takes from a row. images: a picture (path, bytes or {bytes, path}), a list of them, or None;
-    labels: one per entry of steps."""
+    """What a reader takes from a row. images: a picture (as `picture_file` takes it), a list of them, or None;
+    labels: one per entry of steps; blanks: how many steps without any text were left out."""
 
     question: str
     answer: Any
     images: Any
     steps: list[list[str]]
     labels: list[Any]
+    blanks: int = 0
 
 
 def rating(value: Any, name: str) -> float | None:
@@ -94,11 +95,14 @@ def read_visualprm400k(row: Row) -> Iterator[Solution]:
 
     {"image": "VisualPRM400K-v1.1-Raw/Geometry3K/1.png", "question_orig": "...", "question": "...", "answer": "52",
      "steps_with_score": [{"step": "...", "score": 0.125, "num_mc_correct": 2, "num_mc_total": 16}]}
+    A list of two pictures in the rows of nlvr2. A blank step is left out with its label: it is no state of its own.
     """
     question = cell(row, "question_orig" if row.get("question_orig") else "question")
     scored = objects(row, "steps_with_score")
-    labels = [share_right(step) for step in scored]
-    yield Solution(question, row.get("answer"), row.get("image"), [[cell(step, "step")] for step in scored], labels)
+    written = [step for step in scored if cell(step, "step").strip()]
+    labels = [share_right(step) for step in written]
+    steps = [[step["step"]] for step in written]
+    yield Solution(question, row.get("answer"), row.get("image"), steps, labels, len(scored) - len(written))
 
 
 def read_prm800k(row: Row) -> Iterator[Solution]:
@@ -161,8 +165,17 @@ FORMATS: dict[str, Callable[[Row], Iterator[Solution]]] = {
 }
 
 
+def unpacked(image: str) -> tuple[str, ...]:
+    """The places of a picture: as it is named, else where images.zip of VisualPRM400K-v1.1-Raw puts it, which is
+    images/X for VisualPRM400K-v1.1-Raw/X and for X, and images/nlvr2/images/X for the images/X of nlvr2."""
+    inside = image.removeprefix("VisualPRM400K-v1.1-Raw/")
+    return image, f"images/{inside}", f"images/nlvr2/{image}", inside, f"nlvr2/{image}"
+
+
 def picture(value: Any, root: Path, image_dir: Path) -> str:
     """Absolute path. Bytes get a name by content, so that the paths of a problem share a file. Raises ValueError."""
+    if isinstance(value, str) and value:
+        value = unpacked(value)
     data = value.get("bytes") if isinstance(value, dict) else value
     name = hashlib.md5(data).hexdigest() if isinstance(data, bytes) else "picture"
     path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
@@ -176,7 +189,7 @@ def is_text(step: Any) -> bool:
 
 def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:
     """One record of the paths file. Raises ValueError that names the field."""
-    question, answer, images, steps, labels = solution
+    question, answer, images, steps, labels, _ = solution
     if not is_text(question):
         raise ValueError("field 'question': is blank")
     if answer is not None and (not isinstance(answer, ANSWER) or answer != answer):  # NaN is not equal to itself
@@ -198,21 +211,26 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
 
 def read_paths(
     table: Table, read: Callable, root: Path, image_dir: Path, numbers: Iterator[int]
-) -> tuple[list[list[Row]], list[str]]:
-    """For each good row its paths, those without any label left out; and a line per bad row.
+) -> tuple[list[list[Row]], list[str], int]:
+    """For each good row its paths, those without any label left out; a line per bad row; how many blank steps the good
+    ones had.
 
     numbers: of the rows, over all tables, for ids.
     """
+    blanks = 0
 
     def parse(row: Any) -> list[Row]:
+        nonlocal blanks
         number = next(numbers)
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
         id_ = str(row.get("id") or f"{Path(table.name).stem}-{number}")
         labelled = [solution for solution in read(row) if any(label is not None for label in solution.labels)]
-        return [path_record(id_, solution, root, image_dir) for solution in labelled]
+        paths = [path_record(id_, solution, root, image_dir) for solution in labelled]
+        blanks += sum(solution.blanks for solution in labelled)
+        return paths
 
-    return parse_records(table.name, table.rows, parse)
+    return *parse_records(table.name, table.rows, parse), blanks
 
 
 def main() -> None:
@@ -222,18 +240,23 @@ def main() -> None:
     parser.add_argument(
         "--output_file", type=Path, required=True, help="paths, a JSON list; pictures in rows: <output>_images"
     )
-    parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: that of the file")
+    parser.add_argument(
+        "--image_root",
+        type=Path,
+        help="folder of relative image paths (VisualPRM400K: the one that holds images/); default: that of the file",
+    )
     parser.add_argument("--skip_invalid", action="store_true", help="leave bad rows out and list them")
     args = parser.parse_args()
     image_dir = args.output_file.with_name(f"{args.output_file.stem}_images")
     rows: list[list[Row]] = []
     bad: list[str] = []
     numbers = itertools.count(1)
-    for table in (table for file in args.input for table in local_tables(file, "train")):
-        root = args.image_root or table.folder
-        good, lines = read_paths(table, FORMATS[args.format], root, image_dir, numbers)
+    blanks = 0
+    for table in (table for file in args.input for table in local_tables(file, "train", args.image_root)):
+        good, lines, left_out = read_paths(table, FORMATS[args.format], table.folder, image_dir, numbers)
         rows += good
         bad += lines
+        blanks += left_out
     paths = [path for row in rows for path in row]
     if (bad and not args.skip_invalid) or not paths:
         raise cli.BadInput(*bad, *([] if paths else [f"{args.input[0]}: holds no labelled path"]))
@@ -244,6 +267,8 @@ def main() -> None:
     labels = [label for path in paths for label in path["labels"]]
     nulls, empty = labels.count(None), rows.count([])
     print(f"{args.output_file}: {len(paths)} paths, {len(labels) - nulls} labels, {nulls} nulls")
+    if blanks:
+        print(f"{blanks} blank steps left out")
     print(f"rows: {len(rows) - empty} used, {empty} without a label, {len(bad)} skipped")
 
 

@@ -40,17 +40,18 @@ class Table:
     rows: Iterable[Any]
 
 
-def local_tables(data: Path, stem: str) -> list[Table]:
+def local_tables(data: Path, stem: str, image_root: Path | None = None) -> list[Table]:
     """One file, or from a folder those of one split: `test.parquet`, `test-00000-of-00002.parquet`, ...
 
-    JSON is taken where there is no parquet. Raises BadInput when there is neither.
+    JSON is taken where there is no parquet. image_root: of relative picture paths, by default each file's own folder.
+    Raises BadInput when there is neither.
     """
     if data.is_file():
-        return [Table(str(data), data.parent, _file_rows(data))]
-    name = re.compile(rf"(annot_)?{re.escape(stem)}(-\d.*)?")
+        return [Table(str(data), image_root or data.parent, _file_rows(data))]
+    name = re.compile(rf"{re.escape(stem)}(-\d.*)?")
     for suffix in (".parquet", ".jsonl", ".json"):
         if files := sorted(path for path in data.rglob(f"*{suffix}") if name.fullmatch(path.stem)):
-            return [Table(str(path), path.parent, _file_rows(path)) for path in files]
+            return [Table(str(path), image_root or path.parent, _file_rows(path)) for path in files]
     raise BadInput(f"{data}: holds no {stem}.parquet, {stem}-*.parquet, {stem}.jsonl or {stem}.json")
 
 
@@ -97,8 +98,10 @@ def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
 
 
 def picture_file(value: Any, folder: Path, target: Path) -> Path:
-    """Where a picture lies: a path belongs to `folder`; bytes, alone or as {bytes, path}, are written to `target` with
-    their format as suffix. Raises ValueError."""
+    """Where a picture lies: a path belongs to `folder`, and of a tuple of paths the first that is there is meant;
+    bytes, alone or as {bytes, path}, are written to `target` with their format as suffix. Raises ValueError."""
+    if isinstance(value, tuple):
+        value = next((path for path in value if (folder / path).exists()), value[0])
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:

@@ -263,6 +263,34 @@ def test_a_visualprm_step_that_was_never_continued_has_no_label():
     assert (solution.question, solution.images, solution.answer) == ("<image>\nx in <image2>?", "p0.png", 52)
 
 
+def test_visualprm_pictures_are_found_where_the_archive_puts_them_and_blank_steps_left_out(tmp_path):
+    """annotations/*.jsonl beside images/; rows of nlvr2 have two pictures."""
+    names = ["Geometry3K/train/1/img.png", "mavis/2.png", "nlvr2/images/a-img0.png", "nlvr2/images/a-img1.png"]
+    for index, name in enumerate(names):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 30), (index, 0, 0)).save(tmp_path / "images" / name)
+    said = ["VisualPRM400K-v1.1-Raw/Geometry3K/train/1/img.png", "mavis/2.png"]
+    said.append(["images/a-img0.png", "images/a-img1.png"])
+    scored = [{"step": text, "score": 0.5, "num_mc_correct": 8, "num_mc_total": 16} for text in ("a", " \n", "b")]
+    rows = [{"image": image, "question": "<image>x?", "answer": "1", "steps_with_score": scored} for image in said]
+    rows[2]["question"] = "<image>\n<image>x?"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ("--format", "visualprm400k", "--input", tmp_path / "annotations/all.jsonl")
+    for root in (tmp_path, tmp_path / "images"):
+        out = tmp_path / "paths.json"
+        done = run_forked(IMPORT, *args, "--output_file", out, "--image_root", root)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[1:] == ["3 blank steps left out", "rows: 3 used, 0 without a label, 0 skipped"]
+        paths = json.loads(out.read_text())
+        assert [path["image_path"] for path in paths] == [
+            *(str(tmp_path / "images" / name) for name in names[:2]),
+            [str(tmp_path / "images" / name) for name in names[2:]],
+        ]
+        assert all((path["steps"], path["labels"]) == ([["a"], ["b"]], [0.5, 0.5]) for path in paths)
+        assert all(path["question"] == "x?" for path in paths)
+
+
 def test_visualprocessbench_neutral_steps_have_no_label():
     response = {"steps": ["a", "b", "c"], "process_correctness": [1, 0, -1]}
     row = {"image": ["p0.png"], "question": "x?", "answer": "C", "response": response}
