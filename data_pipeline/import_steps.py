@@ -30,6 +30,7 @@ from mm_prm.records import (
     check_image,
     image_list,
     image_value,
+    is_number,
     parse_path,
     parse_records,
     placed_question,
@@ -80,7 +81,9 @@ def read_trl(row: Row) -> Iterator[Solution]:
 
 def share_right(step: Row) -> float | None:
     """`score`, which must be the share that the counts give where there are some."""
-    score, right, drawn = cell(step, "score", (int, float)), step.get("num_mc_correct"), step.get("num_mc_total")
+    score, right, drawn = step.get("score"), step.get("num_mc_correct"), step.get("num_mc_total")
+    if not is_number(score):
+        raise ValueError("field 'score' is missing or no number")
     if drawn == 0:
         return None
     if isinstance(drawn, int) and not (
@@ -205,7 +208,6 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
     record = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
     record["image_path"] = image_value(images)
     process = process_text(["\n".join(entry) for entry in steps])
-    f"{id_}{question}{answer}{process}".encode()  # half of a surrogate pair, which is no text, is a ValueError
     return parse_path({**record, "steps": steps, "process": process, "labels": labels})
 
 

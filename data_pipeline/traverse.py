@@ -254,7 +254,11 @@ def main() -> None:
     )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not paths:
-        why = "; MC 0 or 1: a problem's rollouts are all wrong or all right" if counts["trees_root_0_or_1"] else ""
+        reasons = {
+            "trees_root_0_or_1": "MC 0 or 1: a problem's rollouts are all wrong or all right",
+            "too_short": f"too_short: paths of fewer than {MIN_WORDS} words, which are dropped as released",
+        }
+        why = "".join(f"; {reason}" for name, reason in reasons.items() if counts[name])
         raise cli.BadInput(f"{args.input_dir}: no path left: {said}{why}")
     print(said)
     hard_above = args.threshold if args.labels == "hard" else None

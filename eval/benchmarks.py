@@ -87,7 +87,8 @@ def read_olympiadbench(row: Row) -> Row:
     judge lets one be left out; neither is the tolerance `error`, as it compares exactly.
     """
     columns = sorted((name for name in row if re.fullmatch(r"image_\d+", name) and row[name]), key=lambda n: int(n[6:]))
-    question = "\n\n".join(text for text in (row.get("context"), cell(row, "question")) if text)
+    context = cell(row, "context") if row.get("context") else ""
+    question = "\n\n".join(filter(None, (context, cell(row, "question"))))
     named = [] if columns else list(dict.fromkeys(re.findall(r"<(img_\d+)>", question)))
     for number, name in enumerate(named, 1):
         question = question.replace(f"<{name}>", f"<image_{number}>")
@@ -176,7 +177,8 @@ def read_mathvision(row: Row) -> Row:
      "subject": "metric geometry - length"}
     The choices follow the question, except where they are letters in the picture.
     """
-    question, answer, options = cell(row, "question"), cell(row, "answer", ANSWER), row.get("options") or []
+    question, answer = cell(row, "question"), cell(row, "answer", ANSWER)
+    options = cell(row, "options", list) if row.get("options") else []
     if options and answer not in letters(options):
         raise ValueError(f"field 'answer': {answer!r} is none of the {len(options)} choices")
     if options != letters(options):

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, InternVLConfig, InternVLForConditionalGeneration
 
-from mm_prm.cli import BadInput
+from mm_prm.cli import BadInput, refusing
 from mm_prm.packing import Packed, Segment, common_length, segments
 from mm_prm.pictures import look, open_picture
 from mm_prm.prm_format import STEP_SEPARATOR, Encoded, Encoder, prm_text, process_text
@@ -144,10 +143,8 @@ def best_attention(dtype: torch.dtype) -> str:
 
 def load_config(checkpoint: str) -> InternVLConfig:
     """Raises BadInput when the folder holds no native InternVL's config.json."""
-    try:
+    with refusing(f"{checkpoint}: not a native InternVL checkpoint"):
         config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
     if not isinstance(config, InternVLConfig):
         raise BadInput(f"{checkpoint}: not a native InternVL checkpoint (model_type {config.model_type!r})")
     return config
@@ -160,7 +157,7 @@ def load_model(
 
     packed_attention: `segments` or `flex_attention` (GPU only). Raises BadInput when the folder is not one.
     """
-    try:
+    with refusing(f"{checkpoint}: not a native InternVL checkpoint"):
         model, report = InternVLForConditionalGeneration.from_pretrained(
             checkpoint,
             dtype=dtype,
@@ -168,8 +165,6 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
     # transformers would fill what is missing with random weights and go on.
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
     if wrong:
@@ -188,10 +183,8 @@ def with_position_logits(model: InternVLForConditionalGeneration) -> InternVLFor
 
 
 def load_processor(checkpoint: str) -> Any:
-    try:
+    with refusing(f"{checkpoint}: no processor there"):
         return transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{checkpoint}: no processor there ({str(error).splitlines()[0]})") from None
 
 
 def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, list[int]]:

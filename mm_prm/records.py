@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import sys
@@ -18,20 +17,71 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mm_prm.cli import BadInput
+from mm_prm.cli import BadInput, naming
 from mm_prm.pictures import look, lost_pointers, picture_path, place_pictures
 
 # ---------------------------------------------------------------- files
 
 
-def read_json(path: str | Path) -> Any:
-    """Read one JSON file; a UTF-8 byte order mark is accepted. Raises BadInput that names the file and the line."""
+def read_text(path: str | Path) -> str:
+    """A file's text; a UTF-8 byte order mark is accepted. Raises BadInput that names the file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadInput(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from None
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(missing(path)) from None
+    except IsADirectoryError:
+        raise BadInput(f"{path}: is a folder, not a file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8, so not JSON ({error})") from None
+    except ValueError as error:  # a NUL or half of a surrogate pair, from another file's field
+        raise BadInput(f"{str(path)!r}: no such file ({error})") from None
+
+
+def missing(path: str | Path, what: str = "file") -> str:
+    """What to say of a path where nothing is."""
+    url = "; it is a URL, and nothing is fetched: download it first" if re.search(r"(^|/)\w+:/", str(path)) else ""
+    return f"{path}: no such {what}{url}"
+
+
+def parse_json(text: str) -> Any:
+    """The value. Raises ValueError that says in one line what is wrong and where."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    except ValueError:  # an integer of more digits than Python converts
+        most = sys.get_int_max_str_digits()
+        number = re.search(rf"\d{{{most + 1},}}(?=\s*[],}}])", text)
+        raise json.JSONDecodeError(
+            f"a number has more than {most} digits", text, number.start() if number else 0
+        ) from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file. Raises BadInput that names the file and the line."""
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        if _is_json(text.strip().split("\n")[0]):
+            raise BadInput(f"{path}: is JSONL, one value a line, where JSON, one value, is wanted: {error}") from None
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(parse_json(text), (dict, list))
+    except ValueError:
+        return False
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected an object, found {type(data).__name__}")
+    return data
 
 
 def read_json_list(path: str | Path) -> list[Any]:
@@ -43,19 +93,17 @@ def read_json_list(path: str | Path) -> list[Any]:
 
 def read_jsonl(path: str | Path) -> list[Any]:
     """Read one JSON value per line; blank lines are skipped. Raises BadInput that names the bad line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadInput(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error})") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+    text, rows = read_text(path), []
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}: line {number}: not valid JSON ({error})") from None
+                rows.append(parse_json(line))
+            except ValueError as error:
+                if not rows and _is_json(text):
+                    break
+                raise BadInput(f"{path}: line {number}: {error}") from None
+    if len(rows) == 1 and isinstance(rows[0], list) or not rows and text.strip():
+        raise BadInput(f"{path}: is JSON, one value, where JSONL, one value a line, is wanted")
     return rows
 
 
@@ -66,7 +114,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -192,9 +240,7 @@ def check_image(path: str) -> None:
 
 def as_text(value: Any) -> Any:
     """An id or answer that is a number as text; anything else as it is."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    return value
+    return str(value) if is_number(value) else value
 
 
 def _text_field(record: dict[str, Any], name: str) -> str:
@@ -210,11 +256,6 @@ def parse_problem(record: Any, folder: Path) -> Problem:
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
     id_, question, answer = (_text_field(record, name) for name in ("id", "question", "correct_answer"))
-    for name, value in record.items():
-        try:
-            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text") from None
     images = whole_images(pictures_of(record), folder)
     return Problem(id_, placed_question(question, images), answer, images, record)
 
@@ -235,16 +276,38 @@ def say_lost(path: str | Path, questions: Iterable[tuple[str, str, list[str]]]) 
         print(f"warning: {path}: {what}: id {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}", file=sys.stderr)
 
 
+def check_text(record: Any) -> None:
+    """Raises ValueError that names the field with half of a surrogate pair: JSON can carry it, UTF-8 cannot."""
+    if _is_writable(record) or not isinstance(record, dict):
+        return
+    name = next(name for name, value in record.items() if not _is_writable([name, value]))
+    raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text")
+
+
+def _is_writable(value: Any) -> bool:
+    try:
+        return bool(json.dumps(value, ensure_ascii=False, default=lambda other: None).encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
     """Parse every row; return the good ones and one line `file: record N (id ...): what is wrong` per bad one."""
     good, bad = [], []
     for number, row in enumerate(rows, 1):
         try:
+            check_text(row)
             good.append(parse(row))
-        except ValueError as error:
-            name = f" (id {row['id']})" if isinstance(row, dict) and row.get("id") not in (None, "") else ""
-            bad.append(f"{path}: record {number}{name}: {error}")
+        except (ValueError, RecursionError) as error:
+            what = "nested too deeply" if isinstance(error, RecursionError) else error
+            bad.append(f"{path}: record {number}{_id_of(row)}: {what}")
     return good, bad
+
+
+def _id_of(row: Any) -> str:
+    id_ = row.get("id") if isinstance(row, dict) else None
+    shown = " ".join(f"{'' if id_ is None else id_}".split())[:80].encode("utf-8", "backslashreplace").decode("utf-8")
+    return f" (id {shown})" if shown else ""
 
 
 def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Problem], list[str]]:
@@ -325,29 +388,74 @@ class Node:
         stack = [(root, data["children"])]
         while stack:
             node, children = stack.pop()
+            if not is_list_of(lambda child: isinstance(child, dict), children):
+                raise ValueError("field 'children': expected a list of objects")
             node.children = [cls._childless(child) for child in children]
             stack += [(mine, child["children"]) for mine, child in zip(node.children, children, strict=True)]
         return root
 
     @classmethod
     def _childless(cls, data: dict[str, Any]) -> Node:
-        correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
-        counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
-        if (len(counts[0]), len(counts[1])) != (len(correct), len(incorrect)):
-            raise ValueError("a node's counts do not match its rollouts")
+        correct, correct_counts = _counted_rollouts(data, "correct")
+        incorrect, incorrect_counts = _counted_rollouts(data, "incorrect")
         judge_value = data.get("judge_value")
+        if judge_value is not None:
+            _field(data, "judge_value", is_probability, "a number between 0 and 1, or null")
         return cls(
-            partial_solution=data.get("partial_solution", []),
-            mc_value=float(data["mc_value"]),
+            partial_solution=_field(data, "partial_solution", is_texts, "a list of texts", []),
+            mc_value=float(_field(data, "mc_value", is_probability, "a number between 0 and 1")),
             judge_value=None if judge_value is None else float(judge_value),
-            visit_count=int(data["visit_count"]),
-            num_rollouts=data.get("num_rollouts", sum(counts[0]) + sum(counts[1])),
-            num_correct=data.get("num_correct", sum(counts[0])),
+            visit_count=_field(data, "visit_count", is_count, "a whole number"),
+            num_rollouts=_field(
+                data, "num_rollouts", is_count, "a whole number", sum(correct_counts) + sum(incorrect_counts)
+            ),
+            num_correct=_field(data, "num_correct", is_count, "a whole number", sum(correct_counts)),
             correct_rollouts=correct,
-            correct_counts=counts[0],
+            correct_counts=correct_counts,
             incorrect_rollouts=incorrect,
-            incorrect_counts=counts[1],
+            incorrect_counts=incorrect_counts,
         )
+
+
+def _field(data: dict[str, Any], name: str, is_right: Callable[[Any], bool], expected: str, *default: Any) -> Any:
+    """Raises ValueError that names the field where it is wrong, KeyError where it is missing and has no default."""
+    value = data.get(name, *default) if default else data[name]
+    if not is_right(value):
+        raise ValueError(f"field {name!r}: expected {expected}")
+    return value
+
+
+def _counted_rollouts(data: dict[str, Any], kind: str) -> tuple[list[list[str]], list[int]]:
+    """A node's `correct` or `incorrect` rollouts, and how often each came."""
+    rollouts = _field(data, f"{kind}_rollouts", lambda found: is_list_of(is_texts, found), "lists of texts")
+    counts = _field(
+        data, f"{kind}_counts", lambda found: is_list_of(is_count, found), "whole numbers", [1] * len(rollouts)
+    )
+    if len(counts) != len(rollouts):
+        raise ValueError(f"field '{kind}_counts': a node's counts do not match its rollouts")
+    return rollouts, counts
+
+
+def is_list_of(is_right: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def is_number(value: Any) -> bool:
+    """A finite number that a float can hold."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # NaN is not; float() would fail where an integer is larger
 
 
 @dataclass
@@ -385,17 +493,23 @@ def read_tree(path: str | Path) -> Tree:
         data = read_json(path)
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
+        check_text(data)
         tree = Tree.from_dict(data)
         tree.images = [picture_path(image, Path(path).parent) for image in tree.images]
+        for name, kind in (("id", str), ("question", str), ("answer", str), ("search", dict)):
+            if not isinstance(getattr(tree, name), kind):
+                raise ValueError(f"field {name!r} is missing or of the wrong type")
         return tree
     except KeyError as error:
         raise BadInput(f"{path}: not a tree (field {error} is missing)") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a tree ({error})") from None
 
 
 def each_tree(folder: str | Path) -> Iterator[tuple[Path, Tree]]:
     """Every `*.json` of a folder, in sorted order. Last, raises BadInput that names each one that is no tree."""
+    if not Path(folder).is_dir():
+        raise BadInput(missing(folder, "folder"))
     paths = sorted(Path(folder).glob("*.json"))
     bad: list[str] = []
     for path in paths:
@@ -427,10 +541,6 @@ def _checked(record: Any, **types: type | tuple[type, ...]) -> dict[str, Any]:
             raise ValueError(f"field {name!r} is missing or of the wrong type")
     image_list(pictures_of(record))
     return record
-
-
-def is_probability(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def parse_path(record: Any) -> dict[str, Any]:
@@ -469,7 +579,7 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or len(entries) != count:
             raise ValueError(f"field {name!r}: expected a list with one entry for each of the {count} candidates")
-        if not all(isinstance(entry, kind) and entry == entry for entry in entries):  # NaN is not equal to itself
+        if not all(isinstance(entry, kind) and (name != "logprobs" or is_number(entry)) for entry in entries):
             raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")

@@ -38,6 +38,10 @@ class Garbled(ValueError):
     """A reply that is not the chat completion asked for."""
 
 
+class WrongCount(Garbled):
+    """A chat completion with more or fewer choices than were asked for."""
+
+
 # What another try may cure; a request that the server refuses (any other status) is a Fault at once.
 PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, Garbled, json.JSONDecodeError)
 
@@ -90,9 +94,9 @@ class ServerPool:
         """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
 
         Raises Unreachable when no server is left to try and this call, or every server, has failed for max_outage
-        seconds; Refused when it never will be answered; Fault when the server cannot be used (key, model name).
+        seconds; Refused when it never will be answered; Fault when the server cannot be used (key, model name, `n`).
         """
-        first_failure, pause = None, 0.5
+        first_failure, pause, miscounted = None, 0.5, False
         tried: set[Server] = set()  # those that failed since the last pause
         while True:
             server = self.pick(home, tried)
@@ -104,13 +108,15 @@ class ServerPool:
                 server.failing_since = None
                 return reply
             except PASSING as error:
-                now = time.monotonic()
+                where, now = f"{self.what} {server.client.base_url}", time.monotonic()
+                if miscounted and isinstance(error, WrongCount):  # once may be chance
+                    raise Fault(f"{where}: {error}, again: a server that ignores `n` cannot be used") from None
+                miscounted = isinstance(error, WrongCount)
                 server.failed(now)
                 tried.add(server)
                 reason = readable(str(error))
                 if now > server.warn_at:
                     server.warn_at = now + WARNING_PAUSE
-                    where = f"{self.what} {server.client.base_url}"
                     tqdm.write(f"{where}: {reason}; asking again, for {self.max_outage:g} s at most", file=sys.stderr)
                 first_failure = first_failure or now
                 if any(other.failing_since is None and other not in tried for other in self.servers):
@@ -118,9 +124,7 @@ class ServerPool:
                 down = min(now - (other.failing_since or now) for other in self.servers)
                 left = self.max_outage - max(now - first_failure, down)
                 if left <= 0:
-                    raise Unreachable(
-                        f"{self.what} {server.client.base_url}: out of reach for {self.max_outage:g} s ({reason})"
-                    ) from None
+                    raise Unreachable(f"{where}: out of reach for {self.max_outage:g} s ({reason})") from None
             except openai.APIStatusError as error:
                 where = f"{self.what} {server.client.base_url}"
                 if error.status_code in (400, 413, 422):
@@ -139,9 +143,10 @@ def readable(message: str) -> str:
 def checked(reply: Any, n: int) -> dict[str, Any]:
     """The reply if it holds n choices with text (or null) each. Raises Garbled."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
-        found = f"{len(choices)} choices" if isinstance(choices, list) else "no chat completion"
-        raise Garbled(f"asked for {n} choices, the reply holds {found}")
+    if not isinstance(choices, list):
+        raise Garbled(f"asked for {n} choices, the reply holds no chat completion")
+    if len(choices) != n:
+        raise WrongCount(f"asked for {n} choices, the reply holds {len(choices)}")
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):

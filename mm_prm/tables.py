@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mm_prm.cli import BadInput, Fault
+from mm_prm.cli import BadInput, Fault, first_line
 from mm_prm.pictures import picture_format, picture_path
 from mm_prm.records import (
     Problem,
     image_value,
+    missing,
     parse_problem,
     parse_records,
     placed_question,
@@ -48,6 +49,8 @@ def local_tables(data: Path, stem: str, image_root: Path | None = None) -> list[
     """
     if data.is_file():
         return [Table(str(data), image_root or data.parent, _file_rows(data))]
+    if not data.exists():
+        raise BadInput(missing(data, "file or folder"))
     name = re.compile(rf"{re.escape(stem)}(-\d.*)?")
     for suffix in (".parquet", ".jsonl", ".json"):
         if files := sorted(path for path in data.rglob(f"*{suffix}") if name.fullmatch(path.stem)):
@@ -66,7 +69,7 @@ def _file_rows(path: Path) -> Iterator[Any]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: not valid parquet ({_first_line(error)})") from None
+        raise BadInput(f"{path}: not valid parquet ({first_line(error)})") from None
 
 
 def hub_table(dataset: str, config: str | None, split: str) -> Table:
@@ -83,11 +86,7 @@ def _hub_rows(dataset: str, config: str | None, split: str) -> Iterator[Any]:
         for batch in rows.with_format("arrow").iter(BATCH):  # as arrow, pictures stay the bytes that were published
             yield from batch.to_pylist()
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        raise Fault(f"{dataset} ({split}): cannot be read from the hub ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Fault(f"{dataset} ({split}): cannot be read from the hub ({first_line(error)})") from None
 
 
 def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
@@ -101,7 +100,7 @@ def picture_file(value: Any, folder: Path, target: Path) -> Path:
     """Where a picture lies: a path belongs to `folder`, and of a tuple of paths the first that is there is meant;
     bytes, alone or as {bytes, path}, are written to `target` with their format as suffix. Raises ValueError."""
     if isinstance(value, tuple):
-        value = next((path for path in value if (folder / path).exists()), value[0])
+        value = next((path for path in value if os.path.exists(folder / path)), value[0])
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:

@@ -464,6 +464,32 @@ def test_bad_rows_may_be_left_out_up_to_a_number(tmp_path, capsys):
         read_rows(meta, "prm", 0, skip_bad_rows=9)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"repeat_time": float("inf")}, "field 'repeat_time': expected a number from 0 to 1000, found inf"),
+        ({"repeat_time": float("nan")}, "field 'repeat_time': expected a number from 0 to 1000, found nan"),
+        ({"repeat_time": -1}, "field 'repeat_time': expected a number from 0 to 1000, found -1"),
+        ({"repeat_time": "2"}, "field 'repeat_time': expected a number from 0 to 1000, found '2'"),
+        ({"repeat_time": 10**400}, "field 'repeat_time': expected a number from 0 to 1000, found int"),
+        ({"root": ["a"]}, "field 'root': expected the path of a folder, found ['a']"),
+        ({"length": "1"}, "field 'length': expected a whole number, found '1'"),
+        ({"annotation": ["p.jsonl"]}, "field 'annotation': expected the path of a JSONL file, found ['p.jsonl']"),
+        ({"annotation": None}, "field 'annotation': expected the path of a JSONL file, found None"),
+        ({"data_augment": "no"}, "field 'data_augment': expected true or false, found 'no'"),
+    ],
+)
+def test_a_dataset_of_the_wrong_types_names_the_field(tmp_path, change, message):
+    path = tmp_path / "meta.json"
+    path.write_text(json.dumps({"d": {"annotation": "gone.jsonl"} | change, "other": 5}))
+    with pytest.raises(BadInput) as error:
+        read_rows(str(path), "prm", 0)
+    assert error.value.problems == (
+        f"{path}: dataset 'd': {message}",
+        f"{path}: dataset 'other': expected an object, found int",
+    )
+
+
 def test_nothing_to_train_and_bad_fractions_are_refused(desk, tmp_path):
     meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
     flags = ["--model_name_or_path", desk, "--meta_path", meta, "--output_dir", tmp_path / "o"]
@@ -512,6 +538,11 @@ def test_a_checkpoint_in_another_format_is_refused_not_filled_with_noise(desk, t
     (tmp_path / "other" / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(BadInput, match="not a native InternVL checkpoint"):
         load_model(str(tmp_path / "other"), torch.float32)
+    config = json.loads((desk / "config.json").read_text())
+    for wrong in ([], 5, {}, config | {"text_config": 5}, config | {"vision_config": {"image_size": "x"}}):
+        (tmp_path / "other" / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(BadInput, match="not a native InternVL checkpoint"):
+            load_model(str(tmp_path / "other"), torch.float32)
 
 
 @pytest.mark.slow
