@@ -42,7 +42,7 @@ def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: 
 def relative_image(image: str, image_root: Path) -> str:
     """Raises ValueError when there is no such image."""
     full = (image_root / image).resolve()
-    if not full.is_file():
+    if not os.path.isfile(full):  # Path.is_file() raises where a name is too long
         raise ValueError(f"field 'image_path': {full} does not exist")
     return os.path.relpath(full, image_root.resolve()) if full.is_relative_to(image_root.resolve()) else str(full)
 

@@ -6,6 +6,7 @@ flushed to disk and renamed, so that a finished file is a fact.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,10 +28,12 @@ def read_text(path: str | Path) -> str:
     """A file's text; a UTF-8 byte order mark is accepted. Raises BadInput that names the file."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(missing(path)) from None
     except IsADirectoryError:
         raise BadInput(f"{path}: is a folder, not a file") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        raise BadInput(missing(path)) from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8, so not JSON ({error})") from None
     except ValueError as error:  # a NUL or half of a surrogate pair, from another file's field
@@ -40,7 +43,7 @@ def read_text(path: str | Path) -> str:
 def missing(path: str | Path, what: str = "file") -> str:
     """What to say of a path where nothing is."""
     url = "; it is a URL, and nothing is fetched: download it first" if re.search(r"(^|/)\w+:/", str(path)) else ""
-    return f"{path}: no such {what}{url}"
+    return f"{str(path)[:300]}: no such {what}{url}"
 
 
 def parse_json(text: str) -> Any:
