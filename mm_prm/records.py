@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -582,7 +583,9 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or len(entries) != count:
             raise ValueError(f"field {name!r}: expected a list with one entry for each of the {count} candidates")
-        if not all(isinstance(entry, kind) and (name != "logprobs" or is_number(entry)) for entry in entries):
+        if not all(
+            isinstance(entry, kind) and (name != "logprobs" or is_number(entry) or entry == -inf) for entry in entries
+        ):
             raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")
