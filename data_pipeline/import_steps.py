@@ -81,9 +81,9 @@ def read_trl(row: Row) -> Iterator[Solution]:
 
 def share_right(step: Row) -> float | None:
     """`score`, which must be the share that the counts give where there are some."""
-    score, right, drawn = step.get("score"), step.get("num_mc_correct"), step.get("num_mc_total")
+    score, right, drawn = cell(step, "score", (int, float)), step.get("num_mc_correct"), step.get("num_mc_total")
     if not is_number(score):
-        raise ValueError("field 'score' is missing or no number")
+        raise ValueError("field 'score': is no number between 0 and 1")
     if drawn == 0:
         return None
     if isinstance(drawn, int) and not (
@@ -205,7 +205,7 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
     except ValueError as error:
         raise ValueError(f"field 'image': {error}") from None
     question = placed_question(question.strip(), images)
-    record = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
+    record: Row = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
     record["image_path"] = image_value(images)
     process = process_text(["\n".join(entry) for entry in steps])
     return parse_path({**record, "steps": steps, "process": process, "labels": labels})

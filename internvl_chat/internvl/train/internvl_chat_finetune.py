@@ -159,7 +159,8 @@ def main() -> None:
         usage="%(prog)s [flags]",
         allow_abbrev=False,
     )
-    model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    with cli.refusing("these flags do not go together"):  # transformers checks them, and reads --deepspeed's file
+        model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
     if unknown:
         raise cli.BadInput(f"unknown flags: {' '.join(unknown)}")
     if args.n_gpu > 1:
