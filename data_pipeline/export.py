@@ -10,7 +10,6 @@ The folder can be read by `datasets`; pictures lie in it, a card beside them.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +33,6 @@ def with_images(record: Any, root: Path) -> dict[str, Any]:
         raise ValueError("field 'steps': expected lists of texts, none of them blank")
     if not isinstance(path.get("answer"), (str, type(None))):
         raise ValueError("field 'answer': expected a text or null")
-    json.dumps(path, ensure_ascii=False).encode()  # half of a surrogate pair, which is no text, is a ValueError
     return {**path, "image_path": whole_images(path.get("image_path"), root)}
 
 
@@ -76,7 +74,7 @@ def write_parquet(file: Path, paths: list[dict[str, Any]], threshold: float) -> 
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary, columns = file.with_name(f".{file.name}.tmp"), schema()
     try:
-        with open(temporary, "wb") as sink:
+        with cli.naming(file), open(temporary, "wb") as sink:
             # The limit of 1 MB would end the dictionary, and store a problem's pictures once for each of its paths.
             with pyarrow.parquet.ParquetWriter(sink, columns, dictionary_pagesize_limit=2**30) as writer:
                 for start in range(0, len(paths), ROWS):
@@ -106,7 +104,7 @@ def push(folder: Path, name: str) -> str:
         hub.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
         return hub.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset", allow_patterns=files)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise cli.Fault(f"{name}: not uploaded ({type(error).__name__}: {error})".splitlines()[0]) from None
+        raise cli.Fault(f"{name}: not uploaded ({cli.first_line(error)})") from None
 
 
 def main() -> None:

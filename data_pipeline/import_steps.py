@@ -26,22 +26,33 @@ from typing import Any, NamedTuple
 
 from mm_prm import cli
 from mm_prm.prm_format import process_text
-from mm_prm.records import check_image, image_value, parse_path, parse_records, write_json
-from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file, point_to_pictures
+from mm_prm.records import (
+    check_image,
+    image_list,
+    image_value,
+    is_number,
+    parse_path,
+    parse_records,
+    placed_question,
+    say_lost,
+    write_json,
+)
+from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file
 
 # Neutral is null: people rated whether a step is wrong, not how often one comes from it to the answer.
 RATINGS = {1: 1.0, 0: None, -1: 0.0}
 
 
 class Solution(NamedTuple):
-    """What a reader takes from a row. images: a picture (path, bytes or {bytes, path}), a list of them, or None;
-    labels: one per entry of steps."""
+    """What a reader takes from a row. images: a picture (as `picture_file` takes it), a list of them, or None;
+    labels: one per entry of steps; blanks: how many steps without any text were left out."""
 
     question: str
     answer: Any
     images: Any
     steps: list[list[str]]
     labels: list[Any]
+    blanks: int = 0
 
 
 def rating(value: Any, name: str) -> float | None:
@@ -55,11 +66,6 @@ def objects(row: Row, name: str) -> list[Row]:
     if not all(isinstance(value, dict) for value in values):
         raise ValueError(f"field {name!r}: expected a list of objects")
     return values
-
-
-def question_text(text: str) -> str:
-    """Pictures stand before the question: <image> falls away, <image1> inside the text becomes [image 1]."""
-    return point_to_pictures(text.replace("<image>", "")).strip()
 
 
 def read_trl(row: Row) -> Iterator[Solution]:
@@ -76,6 +82,8 @@ def read_trl(row: Row) -> Iterator[Solution]:
 def share_right(step: Row) -> float | None:
     """`score`, which must be the share that the counts give where there are some."""
     score, right, drawn = cell(step, "score", (int, float)), step.get("num_mc_correct"), step.get("num_mc_total")
+    if not is_number(score):
+        raise ValueError("field 'score': is no number between 0 and 1")
     if drawn == 0:
         return None
     if isinstance(drawn, int) and not (
@@ -90,11 +98,14 @@ def read_visualprm400k(row: Row) -> Iterator[Solution]:
 
     {"image": "VisualPRM400K-v1.1-Raw/Geometry3K/1.png", "question_orig": "...", "question": "...", "answer": "52",
      "steps_with_score": [{"step": "...", "score": 0.125, "num_mc_correct": 2, "num_mc_total": 16}]}
+    A list of two pictures in the rows of nlvr2. A blank step is left out with its label: it is no state of its own.
     """
-    question = question_text(cell(row, "question_orig" if row.get("question_orig") else "question"))
+    question = cell(row, "question_orig" if row.get("question_orig") else "question")
     scored = objects(row, "steps_with_score")
-    labels = [share_right(step) for step in scored]
-    yield Solution(question, row.get("answer"), row.get("image"), [[cell(step, "step")] for step in scored], labels)
+    written = [step for step in scored if cell(step, "step").strip()]
+    labels = [share_right(step) for step in written]
+    steps = [[step["step"]] for step in written]
+    yield Solution(question, row.get("answer"), row.get("image"), steps, labels, len(scored) - len(written))
 
 
 def read_prm800k(row: Row) -> Iterator[Solution]:
@@ -143,7 +154,7 @@ def read_visualprocessbench(row: Row) -> Iterator[Solution]:
     {"image": ["images/MathVision/12.png"], "question": "...", "answer": "C",
      "response": {"steps": ["...", "..."], "process_correctness": [1, -1]}}
     """
-    question, response = question_text(cell(row, "question")), cell(row, "response", dict)
+    question, response = cell(row, "question"), cell(row, "response", dict)
     steps = [[step] for step in cell(response, "steps", list)]
     labels = [rating(mark, "process_correctness") for mark in cell(response, "process_correctness", list)]
     yield Solution(question, row.get("answer"), row.get("image"), steps, labels)
@@ -157,8 +168,17 @@ FORMATS: dict[str, Callable[[Row], Iterator[Solution]]] = {
 }
 
 
+def unpacked(image: str) -> tuple[str, ...]:
+    """The places of a picture: as it is named, else where images.zip of VisualPRM400K-v1.1-Raw puts it, which is
+    images/X for VisualPRM400K-v1.1-Raw/X and for X, and images/nlvr2/images/X for the images/X of nlvr2."""
+    inside = image.removeprefix("VisualPRM400K-v1.1-Raw/")
+    return image, f"images/{inside}", f"images/nlvr2/{image}", inside, f"nlvr2/{image}"
+
+
 def picture(value: Any, root: Path, image_dir: Path) -> str:
     """Absolute path. Bytes get a name by content, so that the paths of a problem share a file. Raises ValueError."""
+    if isinstance(value, str) and value:
+        value = unpacked(value)
     data = value.get("bytes") if isinstance(value, dict) else value
     name = hashlib.md5(data).hexdigest() if isinstance(data, bytes) else "picture"
     path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
@@ -172,7 +192,7 @@ def is_text(step: Any) -> bool:
 
 def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:
     """One record of the paths file. Raises ValueError that names the field."""
-    question, answer, images, steps, labels = solution
+    question, answer, images, steps, labels, _ = solution
     if not is_text(question):
         raise ValueError("field 'question': is blank")
     if answer is not None and (not isinstance(answer, ANSWER) or answer != answer):  # NaN is not equal to itself
@@ -181,32 +201,38 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
         raise ValueError("field 'steps': expected texts, none of them blank")
     try:
         images = images if isinstance(images, list) else [images] if images else []
-        images = image_value([picture(image, root, image_dir) for image in images])
+        images = [picture(image, root, image_dir) for image in images]
     except ValueError as error:
         raise ValueError(f"field 'image': {error}") from None
-    record = {"id": id_, "question": question, "answer": None if answer is None else str(answer), "image_path": images}
+    question = placed_question(question.strip(), images)
+    record: Row = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
+    record["image_path"] = image_value(images)
     process = process_text(["\n".join(entry) for entry in steps])
-    f"{id_}{question}{answer}{process}".encode()  # half of a surrogate pair, which is no text, is a ValueError
     return parse_path({**record, "steps": steps, "process": process, "labels": labels})
 
 
 def read_paths(
     table: Table, read: Callable, root: Path, image_dir: Path, numbers: Iterator[int]
-) -> tuple[list[list[Row]], list[str]]:
-    """For each good row its paths, those without any label left out; and a line per bad row.
+) -> tuple[list[list[Row]], list[str], int]:
+    """For each good row its paths, those without any label left out; a line per bad row; how many blank steps the good
+    ones had.
 
     numbers: of the rows, over all tables, for ids.
     """
+    blanks = 0
 
     def parse(row: Any) -> list[Row]:
+        nonlocal blanks
         number = next(numbers)
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
         id_ = str(row.get("id") or f"{Path(table.name).stem}-{number}")
         labelled = [solution for solution in read(row) if any(label is not None for label in solution.labels)]
-        return [path_record(id_, solution, root, image_dir) for solution in labelled]
+        paths = [path_record(id_, solution, root, image_dir) for solution in labelled]
+        blanks += sum(solution.blanks for solution in labelled)
+        return paths
 
-    return parse_records(table.name, table.rows, parse)
+    return *parse_records(table.name, table.rows, parse), blanks
 
 
 def main() -> None:
@@ -216,27 +242,35 @@ def main() -> None:
     parser.add_argument(
         "--output_file", type=Path, required=True, help="paths, a JSON list; pictures in rows: <output>_images"
     )
-    parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: that of the file")
+    parser.add_argument(
+        "--image_root",
+        type=Path,
+        help="folder of relative image paths (VisualPRM400K: the one that holds images/); default: that of the file",
+    )
     parser.add_argument("--skip_invalid", action="store_true", help="leave bad rows out and list them")
     args = parser.parse_args()
     image_dir = args.output_file.with_name(f"{args.output_file.stem}_images")
     rows: list[list[Row]] = []
     bad: list[str] = []
     numbers = itertools.count(1)
-    for table in (table for file in args.input for table in local_tables(file, "train")):
-        root = args.image_root or table.folder
-        good, lines = read_paths(table, FORMATS[args.format], root, image_dir, numbers)
+    blanks = 0
+    for table in (table for file in args.input for table in local_tables(file, "train", args.image_root)):
+        good, lines, left_out = read_paths(table, FORMATS[args.format], table.folder, image_dir, numbers)
         rows += good
         bad += lines
+        blanks += left_out
     paths = [path for row in rows for path in row]
     if (bad and not args.skip_invalid) or not paths:
         raise cli.BadInput(*bad, *([] if paths else [f"{args.input[0]}: holds no labelled path"]))
     for line in bad:
         print(f"skipped: {line}")
+    say_lost(args.output_file, ((path["id"], path["question"], image_list(path["image_path"])) for path in paths))
     write_json(args.output_file, paths)
     labels = [label for path in paths for label in path["labels"]]
     nulls, empty = labels.count(None), rows.count([])
     print(f"{args.output_file}: {len(paths)} paths, {len(labels) - nulls} labels, {nulls} nulls")
+    if blanks:
+        print(f"{blanks} blank steps left out")
     print(f"rows: {len(rows) - empty} used, {empty} without a label, {len(bad)} skipped")
 
 

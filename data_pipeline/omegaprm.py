@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from mm_prm.records import Node
+from mm_prm.words import count_words
 
 Steps = list[str]
 # Draws n rollouts that follow a prefix: their steps (the answer last) and the answer, None when there is none.
@@ -130,8 +131,8 @@ class Search:
 
 
 def value(node: Node, rollout: Steps, params: SearchParams) -> float:
-    """Q = alpha^(1 - mc) * beta^(words / L), words: whitespace words of the rollout's steps joined by newlines."""
-    words = sum(len(step.split()) for step in rollout)
+    """Q = alpha^(1 - mc) * beta^(words / L), words: those of the rollout's steps."""
+    words = sum(map(count_words, rollout))
     return params.alpha ** (1 - node.mc_value) * params.beta ** (words / params.length_scale)
 
 

@@ -3,7 +3,8 @@
     python data_pipeline/prepare_seeds.py --input MM-K12 \\
         --output_file seed.json --image_dir images
 
-The defaults are those of MM-K12's training split. --input is a parquet, JSON or
+The defaults are those of MM-K12's training split, and fit MMK12
+(FanqingM/MMK12) as well. --input is a parquet, JSON or
 JSONL file, or the folder with the published files of --split. Other columns of
 text and numbers travel along.
 """
@@ -23,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--input", type=Path, help="file or folder with the problems")
     parser.add_argument("--output_file", type=Path, required=True, help="seed file, a JSON list")
     parser.add_argument("--image_dir", type=Path, required=True, help="folder for pictures that are inside the rows")
+    parser.add_argument("--image_root", type=Path, help="folder of relative picture paths; default: the file's")
     parser.add_argument("--image_column", default="image", help="a picture, its path, a list of them, or null")
     parser.add_argument("--question_column", default="question", help="the problem, with its choices")
     parser.add_argument("--answer_column", default="answer", help="the answer to verify solutions by")
@@ -53,8 +55,12 @@ def seed_record(row: Row, args: argparse.Namespace) -> Row:
 
 def main() -> None:
     args = parse_args()
+    if args.download:
+        tables = [hub_table(args.dataset, None, args.split)]
+    else:
+        tables = local_tables(args.input, args.split, args.image_root)
     problems, skipped = read_problems(
-        [hub_table(args.dataset, None, args.split)] if args.download else local_tables(args.input, args.split),
+        tables,
         lambda row: seed_record(row, args),
         id_column=args.id_column,
         folder=args.output_file.parent,

@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm import cli
-from mm_prm.prm_format import MARKER, prm_text
+from mm_prm.pictures import picture_path
+from mm_prm.prm_format import MARKER, check_placeholders, placeable, prm_text
 from mm_prm.records import dataset_entry, image_list, image_value, parse_path, read_checked, write_json, write_jsonl
 
 
-def training_row(path: dict[str, Any], image_root: Path) -> dict[str, Any]:
-    """One line of the JSONL. Images below image_root become relative to it; a text-only row has no `image`."""
+def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[str, Any]:
+    """One line of the JSONL. Images below image_root become relative to it; a text-only row has no `image`.
+
+    A relative path of the paths file belongs to image_root or, where it is not there, to that file's `folder`.
+    """
     text = prm_text(path["question"], path["process"])
     if text.count(MARKER) != len(path["labels"]):
         raise ValueError(f"field 'process': {text.count(MARKER)} {MARKER} for {len(path['labels'])} labels")
-    return dataset_row(path["id"], image_list(path.get("image_path")), image_root, text, path["labels"])
+    written = image_list(path.get("image_path"))
+    images = [image if (image_root / image).is_file() else picture_path(image, folder) for image in written]
+    check_placeholders(placeable(text, "prm"), len(images))
+    return dataset_row(path["id"], images, image_root, text, path["labels"])
 
 
 def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: 
 def relative_image(image: str, image_root: Path) -> str:
     """Raises ValueError when there is no such image."""
     full = (image_root / image).resolve()
-    if not full.is_file():
+    if not os.path.isfile(full):  # Path.is_file() raises where a name is too long
         raise ValueError(f"field 'image_path': {full} does not exist")
     return os.path.relpath(full, image_root.resolve()) if full.is_relative_to(image_root.resolve()) else str(full)
 
@@ -61,7 +68,8 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="paths, from traverse.py")
     add_dataset_flags(parser, "mm_prm")
     args = parser.parse_args()
-    write_dataset(args, read_checked(args.input_file, lambda path: training_row(parse_path(path), args.image_root)))
+    root, folder = args.image_root, args.input_file.parent
+    write_dataset(args, read_checked(args.input_file, lambda path: training_row(parse_path(path), root, folder)))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ so that they lead from the chunk to the same picture.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mm_prm import cli
-from mm_prm.records import Problem, image_list, image_value, read_seed, write_json
+from mm_prm.records import Problem, read_seed, rebased, write_json
 
 
 def split(problems: list[Problem], parts: int) -> list[list[Problem]]:
@@ -26,13 +25,8 @@ def split(problems: list[Problem], parts: int) -> list[list[Problem]]:
 
 def chunk_record(problem: Problem, folder: Path) -> dict[str, object]:
     """The record as it was read, its relative image paths now relative to the chunk's folder."""
-    record = dict(problem.record)
-    written = image_list(record.get("image_path"))
-    moved = [
-        path if os.path.isabs(path) else os.path.relpath(full, folder)
-        for path, full in zip(written, problem.images, strict=True)
-    ]
-    return {**record, "image_path": image_value(moved)} if written else record
+    moved = rebased(problem.record.get("image_path"), problem.images, folder)
+    return {**problem.record, "image_path": moved} if moved else problem.record
 
 
 def main() -> None:

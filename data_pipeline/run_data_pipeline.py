@@ -121,7 +121,7 @@ class Annotation:
 
     def log(self, **line: Any) -> None:
         if self.args.log_file:
-            with self.args.log_file.open("a", encoding="utf-8") as log:
+            with cli.naming(self.args.log_file), self.args.log_file.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def status(self, seconds: float) -> str:

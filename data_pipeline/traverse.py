@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from mm_prm import cli
 from mm_prm.prm_format import process_text
 from mm_prm.records import Node, Tree, image_value, read_trees, write_atomic, write_json
+from mm_prm.words import count_words
 
 MIN_WORDS = 11  # as released: paths of at most 10 words are dropped
 
@@ -50,7 +51,7 @@ class SolutionPath:
     judged: tuple[float | None, ...]
 
     def words(self) -> int:
-        return sum(len(step.split()) for entry in self.entries for step in entry)
+        return sum(count_words(step) for entry in self.entries for step in entry)
 
 
 def edge_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
@@ -253,7 +254,11 @@ def main() -> None:
     )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not paths:
-        why = "; MC 0 or 1: a problem's rollouts are all wrong or all right" if counts["trees_root_0_or_1"] else ""
+        reasons = {
+            "trees_root_0_or_1": "MC 0 or 1: a problem's rollouts are all wrong or all right",
+            "too_short": f"too_short: paths of fewer than {MIN_WORDS} words, which are dropped as released",
+        }
+        why = "".join(f"; {reason}" for name, reason in reasons.items() if counts[name])
         raise cli.BadInput(f"{args.input_dir}: no path left: {said}{why}")
     print(said)
     hard_above = args.threshold if args.labels == "hard" else None

@@ -23,12 +23,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
 from tqdm import tqdm
 from traverse import rollouts_of
 
 from mm_prm import cli
-from mm_prm.records import Tree, check_image, each_tree, parse_scored, read_checked, write_atomic, write_json
+from mm_prm.pictures import open_picture
+from mm_prm.records import Tree, each_tree, parse_scored, read_checked, write_atomic, write_json
 
 MAX_SIDE = 800  # pixels; a larger picture is scaled down
 Table = dict[tuple[int, str], tuple[int, float]]  # (number of a prefix, next step) -> (number of the longer one, score)
@@ -48,9 +48,7 @@ def score_tables(scored: list[dict[str, Any]]) -> dict[str, Table]:
 
 def data_uri(path: Path) -> str:
     """A picture as text, at most MAX_SIDE wide and high, without its metadata. Raises ValueError when it is broken."""
-    check_image(str(path))
-    with Image.open(path) as image:
-        small = ImageOps.exif_transpose(image).convert("RGBA")
+    small = open_picture(path)
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     small.save(file := io.BytesIO(), "WEBP", quality=90)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"

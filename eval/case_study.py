@@ -20,9 +20,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from PIL import Image
 
 from mm_prm import cli
+from mm_prm.pictures import open_picture
 from mm_prm.records import parse_scored, read_checked, whole_images, write_atomic
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, aggregate
 
@@ -88,8 +88,7 @@ def draw(lines: list[Line], images: list[str]) -> bytes:
         axes = figure.add_axes((0.01, 1 - (number + 0.95) * share, left / (left + 7.2) - 0.02, 0.9 * share))
         axes.axis("off")
         axes.set_anchor("N")
-        with Image.open(path) as image:
-            axes.imshow(image.convert("RGB"), interpolation="lanczos")
+        axes.imshow(open_picture(path), interpolation="lanczos")
     for number, (style, score, text) in enumerate(lines, 1):
         x, y = (left + 0.1) / (left + 7.2), 1 - LINE * (number + 0.5) / height
         if score is not None:

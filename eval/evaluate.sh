@@ -29,7 +29,8 @@ VLLM_ARGS=${VLLM_ARGS:-}
 # Scoring
 GPUS=${GPUS:-1}                                 # processes that share the problems, one GPU each
 IMAGE_ROOT=${IMAGE_ROOT:-}                      # of relative image paths; default: the rollouts' folder
-STEP_SEPARATOR=${STEP_SEPARATOR-\\n\\n}         # between <prm> and the next step; empty: the released evaluation's
+TEXT=${TEXT:-training}                          # what the PRM reads; released: exactly as in the released evaluation
+# STEP_SEPARATOR, where set (empty, too), stands between <prm> and the next step in place of that of TEXT
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(dirname "$HERE")
@@ -119,12 +120,12 @@ else
 fi
 
 [ ! "$SCORED" -ef "$ROLLOUTS" ] || fail "SCORED=$SCORED is the file of the candidates: set OUTPUT_DIR"
-SCORED_BY="$(whole_path "$CHECKPOINT") $STEP_SEPARATOR $(whole_path "$IMAGE_ROOT") $(whole_path "$ROLLOUTS") $(cksum <"$ROLLOUTS")"
+SCORED_BY="$(whole_path "$CHECKPOINT") $TEXT ${STEP_SEPARATOR-of $TEXT} $(whole_path "$IMAGE_ROOT") $(whole_path "$ROLLOUTS") $(cksum <"$ROLLOUTS")"
 if [ "$SCORED" -nt "$CHECKPOINT/config.json" ] && [ -e "$SCORED.made_for" ] && made_for "$SCORED" "$SCORED_BY"; then
   echo "reusing the scores in $SCORED"
 else
   set -- "$HERE/prm/evaluate_prm.py" --checkpoint "$CHECKPOINT" --input_file "$ROLLOUTS" --output_file "$SCORED" \
-    --step_separator "$STEP_SEPARATOR" ${IMAGE_ROOT:+--image_root "$IMAGE_ROOT"}
+    --text "$TEXT" ${STEP_SEPARATOR+--step_separator "$STEP_SEPARATOR"} ${IMAGE_ROOT:+--image_root "$IMAGE_ROOT"}
   [ "$GPUS" = 1 ] || set -- -m torch.distributed.run --standalone --nproc_per_node "$GPUS" "$@"
   mkdir -p "$(dirname "$SCORED")"
   "$PYTHON" "$@"

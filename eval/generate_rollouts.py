@@ -105,7 +105,7 @@ def main() -> None:
         partial.unlink(missing_ok=True)  # a kill may have come between the two
         print(f"{args.output_file}: already there")
         return
-    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent)
+    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent, args.image_root)
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     with Journal(partial) as journal:
         records = make_records(args, problems, journal)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm_prm import cli
-from mm_prm.records import image_list, image_value, parse_records, whole_images, write_json
-from mm_prm.tables import Row, Table, cell, local_tables, point_to_pictures
+from mm_prm.records import image_list, image_value, parse_records, placed_question, say_lost, whole_images, write_json
+from mm_prm.tables import Row, Table, cell, local_tables
 
 PER_SOLUTION = ("solutions_splits", "labels", "step_labels", "policies", "sample_ids")
 
@@ -47,7 +47,7 @@ def read_visualprocessbench(row: Row) -> Row:
         raise ValueError("field 'image' is missing or empty")
     return {
         "id": None,
-        "question": point_to_pictures(cell(row, "question")),
+        "question": cell(row, "question"),
         "image_path": row["image"],
         "answer": row.get("answer"),
         "source": cell(row, "data_source"),
@@ -115,7 +115,8 @@ def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
         sample = BENCHMARKS[benchmark].read(row) | {"benchmark": benchmark}
-        sample["image_path"] = image_value(whole_images(sample["image_path"], folder, "image"))
+        images = whole_images(sample["image_path"], folder, "image")
+        sample |= {"image_path": image_value(images), "question": placed_question(sample["question"], images)}
         sample["id"] = sample["id"] or f"{sample['source']}-{len(samples) + 1}"
         if sample["id"] in samples:
             raise ValueError("field 'id': an earlier row has the same id")
@@ -125,6 +126,7 @@ def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -
         bad += parse_records(table.name, table.rows, partial(parse, folder=image_root or table.folder))[1]
     if bad or not samples:
         raise cli.BadInput(*(bad or [f"{tables[0].name}: holds no row"]))
+    say_lost(tables[0].name, ((s["id"], s["question"], image_list(s["image_path"])) for s in samples.values()))
     return list(samples.values())
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -42,6 +44,33 @@ def fail(code: int, *lines: str) -> NoReturn:
     raise SystemExit(code)
 
 
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError raised inside, such as a full disk, the name of the file where it has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path) if error.filename is None else error.filename
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """Its type, and the first line of what it says: libraries write whole pages."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Whatever a library raises over a file becomes BadInput `what (the error)`: each of its fields may be wrong in
+    ways that raise anything."""
+    try:
+        yield
+    except (BadInput, Fault, MemoryError):
+        raise
+    except Exception as error:
+        raise BadInput(f"{what} ({first_line(error)})") from None
+
+
 def die_with_parent() -> None:
     """Ask Linux for SIGTERM when the parent dies, so that even SIGKILL of it leaves nothing running."""
     if sys.platform == "linux":
@@ -66,6 +95,10 @@ def run(main: Callable[[], object]) -> NoReturn:
         fail(1, str(error))
     except OSError as error:  # disk full, permission denied, a file that vanished: the text names the path
         fail(1, f"{type(error).__name__}: {error}")
+    except MemoryError:
+        fail(1, "out of memory")
+    except RecursionError:  # read, but not written: the limit came nearer
+        fail(2, "a record is nested too deeply")
     except (KeyboardInterrupt, asyncio.CancelledError):
         fail(130, "interrupted; run the same command again to continue")
     raise SystemExit(0)

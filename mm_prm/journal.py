@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mm_prm.cli import BadInput, Busy
+from mm_prm.cli import BadInput, Busy, naming
 
 PARTIAL = ".partial"  # folder of unfinished trees inside the folder of the finished ones
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without locks: go on without
@@ -78,9 +78,10 @@ class Journal:
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
         size = os.fstat(self.handle).st_size
         try:
-            with open(self.handle, "ab", closefd=False) as file:
+            with naming(self.path), open(self.handle, "ab", closefd=False) as file:
                 file.write(data)
-            os.fsync(self.handle)
+                file.flush()
+                os.fsync(self.handle)
         except OSError:
             os.ftruncate(self.handle, size)  # the caller may try again: no row may stand here twice
             raise

@@ -8,15 +8,27 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from mm_prm.cli import BadInput
 from mm_prm.prompts import SYSTEM_MESSAGE
 
 MARKER = "<prm>"
-STEP_SEPARATOR = "\n\n"  # between a marker and the next step; the released evaluation uses "" (docs/fidelity.md)
+PLACEHOLDER = "<image>"  # where a picture stands in a training row, as InternVL's format has it
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+
+class PrmText(NamedTuple):
+    """separator: between a marker and the next step; closes_user: does <|im_end|> end the empty user turn?"""
+
+    separator: str
+    closes_user: bool
+
+
+# What the PRM was trained on, and what the released evaluation shows it instead (docs/fidelity.md).
+PRM_TEXTS = {"training": PrmText("\n\n", True), "released": PrmText("", False)}
+STEP_SEPARATOR = PRM_TEXTS["training"].separator
 
 STEP_FORMATS = ("tags", "paragraphs")  # how the policy writes its steps
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
@@ -30,7 +42,7 @@ _ANSWER_LINE = re.compile(
 )
 _ANSWER_SAID = re.compile(r"\banswer is\b[ \t]*:?[ \t]*(.*\S)", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed\s*\{")
-_SPECIAL = re.compile(r"<(?=(?:prm|/?img|IMG_CONTEXT|\|\w+\|)>)")
+_SPECIAL = re.compile(r"<(?=(?:prm|image|/?img|IMG_CONTEXT|\|\w+\|)>)")
 
 
 def render_steps(steps: list[str], step_format: str = "tags") -> str:
@@ -112,7 +124,7 @@ def _no_marker(text: str) -> str:
 
 def process_text(steps: list[str], separator: str = STEP_SEPARATOR) -> str:
     """`step<prm>\\n\\nstep<prm>`: one marker after every entry, exactly len(steps) of them."""
-    return separator.join(_no_marker(step) + MARKER for step in steps)
+    return separator.join(_no_marker(step).replace(PLACEHOLDER, "< image>") + MARKER for step in steps)
 
 
 def prm_text(question: str, process: str) -> str:
@@ -123,6 +135,18 @@ def prm_text(question: str, process: str) -> str:
 def question_of(text: str) -> str:
     """What stands before the steps in `prm_text`: the same for all paths of a problem."""
     return text.split("\nProcess: ", 1)[0]
+
+
+def placeable(text: str, objective: str) -> str:
+    """The part of a human turn in which `<image>` is a picture: all of it, for a PRM what stands before the steps."""
+    return question_of(text) if objective == "prm" else text
+
+
+def check_placeholders(text: str, pictures: int) -> None:
+    """Raises ValueError unless a text has an `<image>` for each of its pictures, or none: then they stand in front."""
+    found = text.count(PLACEHOLDER)
+    if found not in (0, pictures):
+        raise ValueError(f"{found} {PLACEHOLDER} for {pictures} picture{'s' * (pictures != 1)}")
 
 
 @dataclass
@@ -138,7 +162,8 @@ class Encoder:
     """Token ids of PRM and SFT sequences for one tokenizer.
 
     Special tokens are inserted as ids and all other text is encoded with special tokens split, so text that
-    contains "<prm>", "<IMG_CONTEXT>" or "<|im_end|>" stays text.
+    contains "<prm>", "<IMG_CONTEXT>" or "<|im_end|>" stays text. Pictures stand where the text says `<image>`, else in
+    front, each on a line of its own.
     """
 
     def __init__(self, tokenizer: Any, marker: bool = True):
@@ -151,18 +176,19 @@ class Encoder:
         # Tokenizers of the InternLM2 family put a BOS first; Qwen2's put nothing.
         self.bos: list[int] = list(tokenizer("")["input_ids"])
 
-    def prm(self, text: str, image_tokens: list[int]) -> Encoded:
-        """Ids of `prm_text` with the images in front: the user's turn empty, everything in the assistant's turn.
+    def prm(self, text: str, image_tokens: list[int], closes_user: bool = True) -> Encoded:
+        """Ids of `prm_text` with its images: the user's turn empty, everything in the assistant's turn.
 
-        text: from `prm_text`; image_tokens: <IMG_CONTEXT> count of each image (tiles x tokens per tile).
+        text: from `prm_text`; image_tokens: <IMG_CONTEXT> count of each image (tiles x tokens per tile); closes_user:
+        see PrmText.
         """
-        body: list[str | int] = []
-        for number, segment in enumerate(text.split(MARKER)):
-            body += [segment] if number == 0 else [self.special[MARKER], segment]
+        question = question_of(text)
+        pieces = [*self._placed(question, image_tokens), text[len(question) :]]
+        body = [part for piece in pieces for part in (self._marked(piece) if isinstance(piece, str) else [piece])]
         parts = [
             *self._turn("system", SYSTEM_MESSAGE),
-            *self._turn("user"),
-            *self._turn("assistant", *self._images(image_tokens), *body),
+            *(self._turn("user") if closes_user else [self.special[TURN_START], "user\n"]),
+            *self._turn("assistant", *body),
         ]
         ids = self._ids(parts)
         return Encoded(ids, [i for i, token in enumerate(ids) if token == self.special[MARKER]])
@@ -172,7 +198,7 @@ class Encoder:
         asked = self._ids(
             [
                 *self._turn("system", SYSTEM_MESSAGE),
-                *self._turn("user", *self._images(image_tokens), prompt),
+                *self._turn("user", *self._placed(prompt, image_tokens)),
                 self.special[TURN_START],
                 "assistant\n",
             ]
@@ -182,9 +208,19 @@ class Encoder:
     def _turn(self, role: str, *body: str | int) -> list[str | int]:
         return [self.special[TURN_START], f"{role}\n", *body, self.special[TURN_END], "\n"]
 
-    def _images(self, image_tokens: list[int]) -> list[str | int]:
+    def _placed(self, text: str, image_tokens: list[int]) -> list[str | int]:
+        """A text and its images. Raises ValueError as `check_placeholders`; without images `<image>` is text."""
         start, context, end = self.special[IMAGE_START], self.special[IMAGE_CONTEXT], self.special[IMAGE_END]
-        return [part for count in image_tokens for part in (start, *[context] * count, end, "\n")]
+        images = [(start, *[context] * count, end) for count in image_tokens]
+        if not images or PLACEHOLDER not in text:
+            return [*(part for image in images for part in (*image, "\n")), text]
+        check_placeholders(text, len(images))
+        first, *others = text.split(PLACEHOLDER)
+        return [first, *(part for image, piece in zip(images, others, strict=True) for part in (*image, piece))]
+
+    def _marked(self, text: str) -> list[str | int]:
+        first, *others = text.split(MARKER)
+        return [first, *(part for piece in others for part in (self.special[MARKER], piece))]
 
     def _ids(self, parts: list[str | int], bos: bool = True) -> list[int]:
         """Neighbouring strings are joined before they are encoded, as a tokenizer would see them between specials."""

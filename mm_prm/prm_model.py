@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, InternVLConfig, InternVLForConditionalGeneration
 
-from mm_prm.cli import BadInput
+from mm_prm.cli import BadInput, refusing
 from mm_prm.cpu import Threads
 from mm_prm.packing import Packed, Segment, common_length, segments
-from mm_prm.prm_format import Encoded, Encoder, prm_text, process_text
+from mm_prm.pictures import look, open_picture
+from mm_prm.prm_format import STEP_SEPARATOR, Encoded, Encoder, prm_text, process_text
 
 KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
 BATCH_TOKENS = 16384  # of one forward pass of scoring: two problems of 16 candidates at the paper's lengths
@@ -145,10 +144,8 @@ def best_attention(dtype: torch.dtype) -> str:
 
 def load_config(checkpoint: str) -> InternVLConfig:
     """Raises BadInput when the folder holds no native InternVL's config.json."""
-    try:
+    with refusing(f"{checkpoint}: not a native InternVL checkpoint"):
         config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
     if not isinstance(config, InternVLConfig):
         raise BadInput(f"{checkpoint}: not a native InternVL checkpoint (model_type {config.model_type!r})")
     return config
@@ -161,7 +158,7 @@ def load_model(
 
     packed_attention: `segments` or `flex_attention` (GPU only). Raises BadInput when the folder is not one.
     """
-    try:
+    with refusing(f"{checkpoint}: not a native InternVL checkpoint"):
         model, report = InternVLForConditionalGeneration.from_pretrained(
             checkpoint,
             dtype=dtype,
@@ -169,8 +166,6 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{checkpoint}: not a native InternVL checkpoint ({str(error).splitlines()[0]})") from None
     # transformers would fill what is missing with random weights and go on.
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
     if wrong:
@@ -189,10 +184,8 @@ def with_position_logits(model: InternVLForConditionalGeneration) -> InternVLFor
 
 
 def load_processor(checkpoint: str) -> Any:
-    try:
+    with refusing(f"{checkpoint}: no processor there"):
         return transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{checkpoint}: no processor there ({str(error).splitlines()[0]})") from None
 
 
 def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, list[int]]:
@@ -202,11 +195,7 @@ def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, li
     """
     if not paths:
         return None, []
-    images = []
-    for path in paths:
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
-    out = processor.image_processor(images=images, return_tensors="pt")
+    out = processor.image_processor(images=[open_picture(path) for path in paths], return_tensors="pt")
     tiles, counts = out["pixel_values"], [int(count) for count in out["num_patches"]]
     if not getattr(processor.image_processor, "use_thumbnail", True):
         # The native processor always adds the thumbnail, as the last tile of an image cut into several.
@@ -219,8 +208,8 @@ def image_token_counts(processor: Any, paths: Sequence[str]) -> list[int]:
     """The <IMG_CONTEXT> counts of `image_tiles`, from the images' sizes alone."""
     counts = []
     for path in paths:
-        with Image.open(path) as image:
-            tiles = processor.image_processor.get_number_of_image_patches(image.height, image.width)
+        picture = look(path)
+        tiles = processor.image_processor.get_number_of_image_patches(picture.height, picture.width)
         thumbnail = getattr(processor.image_processor, "use_thumbnail", True)
         counts.append((tiles if thumbnail or tiles == 1 else tiles - 1) * processor.image_seq_length)
     return counts
@@ -249,20 +238,29 @@ class Piece:
 
 @dataclass
 class Prm:
-    """A loaded PRM. `separator` stands between a marker and the next step; batch_tokens: of one forward pass."""
+    """A loaded PRM. separator, closes_user: of the text it reads (PrmText); batch_tokens: of one forward pass."""
 
     model: InternVLForConditionalGeneration
     processor: Any
     separator: str
     batch_tokens: int
+    closes_user: bool = True
 
     @classmethod
-    def load(cls, checkpoint: str, separator: str, batch_tokens: int = BATCH_TOKENS, dtype: str | None = None) -> Prm:
+    def load(
+        cls,
+        checkpoint: str,
+        separator: str = STEP_SEPARATOR,
+        batch_tokens: int = BATCH_TOKENS,
+        dtype: str | None = None,
+        closes_user: bool = True,
+    ) -> Prm:
         """dtype: bfloat16 on a GPU and float32 on a CPU unless given. Of several GPUs LOCAL_RANK chooses."""
         gpu = torch.cuda.is_available()
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
         kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
-        return cls(load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint), separator, batch_tokens)
+        model, processor = load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint)
+        return cls(model, processor, separator, batch_tokens, closes_user)
 
     def __post_init__(self) -> None:
         self.encoder, self.threads = Encoder(self.processor.tokenizer), Threads()
@@ -303,7 +301,7 @@ class Prm:
             return []
         pixel_values, image_tokens = image_tiles(self.processor, images)
         texts = [prm_text(question, process_text(list(steps), self.separator)) for steps in candidates if steps]
-        sequences = [self.encoder.prm(text, image_tokens) for text in texts]
+        sequences = [self.encoder.prm(text, image_tokens, self.closes_user) for text in texts]
         shared = min(common_length(sequences[0].input_ids, other.input_ids) for other in sequences)
         pieces: list[Piece] = []
         for sequence in sequences:

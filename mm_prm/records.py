@@ -6,35 +6,86 @@ flushed to disk and renamed, so that a finished file is a fact.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import math
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from mm_prm.cli import BadInput
-
-MAX_IMAGE_PIXELS = 64_000_000  # 8000 x 8000; a larger picture is refused before it is decoded
-
+from mm_prm.cli import BadInput, naming
+from mm_prm.pictures import look, lost_pointers, picture_path, place_pictures
 
 # ---------------------------------------------------------------- files
 
 
-def read_json(path: str | Path) -> Any:
-    """Read one JSON file; a UTF-8 byte order mark is accepted. Raises BadInput that names the file and the line."""
+def read_text(path: str | Path) -> str:
+    """A file's text; a UTF-8 byte order mark is accepted. Raises BadInput that names the file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadInput(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from None
+        return Path(path).read_text(encoding="utf-8-sig")
+    except IsADirectoryError:
+        raise BadInput(f"{path}: is a folder, not a file") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        raise BadInput(missing(path)) from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8, so not JSON ({error})") from None
+    except ValueError as error:  # a NUL or half of a surrogate pair, from another file's field
+        raise BadInput(f"{str(path)!r}: no such file ({error})") from None
+
+
+def missing(path: str | Path, what: str = "file") -> str:
+    """What to say of a path where nothing is."""
+    url = "; it is a URL, and nothing is fetched: download it first" if re.search(r"(^|/)\w+:/", str(path)) else ""
+    return f"{str(path)[:300]}: no such {what}{url}"
+
+
+def parse_json(text: str) -> Any:
+    """The value. Raises ValueError that says in one line what is wrong and where."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    except ValueError:  # an integer of more digits than Python converts
+        most = sys.get_int_max_str_digits()
+        number = re.search(rf"\d{{{most + 1},}}(?=\s*[],}}])", text)
+        raise json.JSONDecodeError(
+            f"a number has more than {most} digits", text, number.start() if number else 0
+        ) from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file. Raises BadInput that names the file and the line."""
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        if _is_json(text.strip().split("\n")[0]):
+            raise BadInput(f"{path}: is JSONL, one value a line, where JSON, one value, is wanted: {error}") from None
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(parse_json(text), (dict, list))
+    except ValueError:
+        return False
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected an object, found {type(data).__name__}")
+    return data
 
 
 def read_json_list(path: str | Path) -> list[Any]:
@@ -46,19 +97,17 @@ def read_json_list(path: str | Path) -> list[Any]:
 
 def read_jsonl(path: str | Path) -> list[Any]:
     """Read one JSON value per line; blank lines are skipped. Raises BadInput that names the bad line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadInput(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error})") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+    text, rows = read_text(path), []
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}: line {number}: not valid JSON ({error})") from None
+                rows.append(parse_json(line))
+            except ValueError as error:
+                if not rows and _is_json(text):
+                    break
+                raise BadInput(f"{path}: line {number}: {error}") from None
+    if len(rows) == 1 and isinstance(rows[0], list) or not rows and text.strip():
+        raise BadInput(f"{path}: is JSON, one value, where JSONL, one value a line, is wanted")
     return rows
 
 
@@ -69,7 +118,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -103,7 +152,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A seed problem. images: absolute paths, in order, empty for a text-only problem; record: the row as read."""
+    """A seed problem. question: as `place_pictures` spells it; images: absolute paths, in order, empty for a text-only
+    problem; record: the row as read."""
 
     id: str
     question: str
@@ -122,6 +172,35 @@ class Problem:
         return hashlib.md5(content.encode("utf-8")).hexdigest()
 
 
+# What others call our fields, in small letters alone.
+_PICTURES = {"image", "images", "img", "imgs", "picture", "pictures", "figure", "figures", "video", "videos"}
+_PICTURES |= {kind + what for kind in ("image", "images", "img") for what in ("path", "paths", "file", "files", "url")}
+NEARLY = {
+    "image_path": _PICTURES,
+    "image": _PICTURES,
+    "id": {"id", "pid", "qid", "questionid", "problemid", "index", "idx"},
+    "question": {"question", "problem", "query", "prompt"},
+    "correct_answer": {"correctanswer", "answer", "finalanswer", "groundtruth", "gt", "reference"},
+}
+
+
+def nearly(record: dict[str, Any], name: str) -> str | None:
+    """The key of a record that lacks `name` under which it probably has it: `images`, `imagePath` or `image_1` for
+    `image_path`."""
+    for key, value in () if name in record else record.items():
+        if re.sub("[^a-z]", "", key.lower()) in NEARLY.get(name, ()) and value not in (None, "", []):
+            return key
+    return None
+
+
+def pictures_of(record: dict[str, Any], name: str = "image_path") -> Any:
+    """A record's pictures, None without any. Raises ValueError where it has them under another key: it would silently
+    go on without them."""
+    if key := nearly(record, name):
+        raise ValueError(f"field {key!r}: pictures are read from {name!r}")
+    return record.get(name)
+
+
 def image_list(image: Any) -> list[str]:
     """`image_path`/`image` of any record as a list: a string, a list of strings, or null/absent/'' for none."""
     if image is None or image == "":
@@ -137,11 +216,20 @@ def image_value(images: list[str]) -> str | list[str] | None:
     return images[0] if len(images) == 1 else (images or None)
 
 
+def rebased(value: Any, images: list[str], folder: Path) -> str | list[str] | None:
+    """`image_path` of a record that goes to a file in `folder`: relative paths lead from there to the same pictures.
+
+    images: the absolute paths.
+    """
+    pairs = zip(image_list(value), images, strict=True)
+    return image_value([path if os.path.isabs(path) else os.path.relpath(full, folder) for path, full in pairs])
+
+
 def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str]:
     """Absolute paths of a record's images, decoded once; relative ones belong to `folder`. Raises ValueError that names
     the field."""
     try:
-        images = [os.path.abspath(folder / image) for image in image_list(value)]
+        images = [picture_path(image, folder) for image in image_list(value)]
         for image in images:
             check_image(image)
     except ValueError as error:
@@ -149,28 +237,21 @@ def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str
     return images
 
 
-@lru_cache(maxsize=100_000)
 def check_image(path: str) -> None:
-    """Decode an image to know that it is whole. Raises ValueError that says what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"{path} has {image.width * image.height} pixels, over the limit {MAX_IMAGE_PIXELS}")
-            image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{path} is over the pixel limit {MAX_IMAGE_PIXELS}") from None
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be opened as an image ({error})") from None
+    """Decode an image, once, to know that it is whole. Raises ValueError that says what is wrong with it."""
+    look(path)
+
+
+def as_text(value: Any) -> Any:
+    """An id or answer that is a number as text; anything else as it is."""
+    return str(value) if is_number(value) else value
 
 
 def _text_field(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(value)
+    value = as_text(record.get(name))
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"field {name!r} is missing, blank or not text")
+        hint = f": is it {key!r}?" if (key := nearly(record, name)) else ""
+        raise ValueError(f"field {name!r} is missing, blank or not text{hint}")
     return value
 
 
@@ -179,12 +260,39 @@ def parse_problem(record: Any, folder: Path) -> Problem:
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
     id_, question, answer = (_text_field(record, name) for name in ("id", "question", "correct_answer"))
-    for name, value in record.items():
-        try:
-            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text") from None
-    return Problem(id_, question, answer, whole_images(record.get("image_path"), folder), record)
+    images = whole_images(pictures_of(record), folder)
+    return Problem(id_, placed_question(question, images), answer, images, record)
+
+
+def placed_question(question: str, images: list[str]) -> str:
+    """`place_pictures`, its ValueError naming the field."""
+    try:
+        return place_pictures(question, len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'question': {error}") from None
+
+
+def say_lost(path: str | Path, questions: Iterable[tuple[str, str, list[str]]]) -> None:
+    """A line about questions (id, text, images) that point to pictures which are not there: many of MATH-V name the
+    parts of one."""
+    if ids := list(dict.fromkeys(id_ for id_, text, images in questions if lost_pointers(text, len(images)))):
+        what = f"{len(ids)} questions point to more pictures than they have"
+        print(f"warning: {path}: {what}: id {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}", file=sys.stderr)
+
+
+def check_text(record: Any) -> None:
+    """Raises ValueError that names the field with half of a surrogate pair: JSON can carry it, UTF-8 cannot."""
+    if _is_writable(record) or not isinstance(record, dict):
+        return
+    name = next(name for name, value in record.items() if not _is_writable([name, value]))
+    raise ValueError(f"field {name!r}: holds half of a surrogate pair, which is no text")
+
+
+def _is_writable(value: Any) -> bool:
+    try:
+        return bool(json.dumps(value, ensure_ascii=False, default=lambda other: None).encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
 
 
 def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
@@ -192,11 +300,18 @@ def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], 
     good, bad = [], []
     for number, row in enumerate(rows, 1):
         try:
+            check_text(row)
             good.append(parse(row))
-        except ValueError as error:
-            name = f" (id {row['id']})" if isinstance(row, dict) and row.get("id") not in (None, "") else ""
-            bad.append(f"{path}: record {number}{name}: {error}")
+        except (ValueError, RecursionError) as error:
+            what = "nested too deeply" if isinstance(error, RecursionError) else error
+            bad.append(f"{path}: record {number}{_id_of(row)}: {what}")
     return good, bad
+
+
+def _id_of(row: Any) -> str:
+    id_ = row.get("id") if isinstance(row, dict) else None
+    shown = " ".join(f"{'' if id_ is None else id_}".split())[:80].encode("utf-8", "backslashreplace").decode("utf-8")
+    return f" (id {shown})" if shown else ""
 
 
 def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Problem], list[str]]:
@@ -218,6 +333,7 @@ def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Proble
         raise BadInput(*bad)
     if not problems:
         raise BadInput(*bad, f"{path}: holds no usable record")
+    say_lost(path, ((problem.id, problem.question, problem.images) for problem in problems))
     return problems, bad
 
 
@@ -276,29 +392,74 @@ class Node:
         stack = [(root, data["children"])]
         while stack:
             node, children = stack.pop()
+            if not is_list_of(lambda child: isinstance(child, dict), children):
+                raise ValueError("field 'children': expected a list of objects")
             node.children = [cls._childless(child) for child in children]
             stack += [(mine, child["children"]) for mine, child in zip(node.children, children, strict=True)]
         return root
 
     @classmethod
     def _childless(cls, data: dict[str, Any]) -> Node:
-        correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
-        counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
-        if (len(counts[0]), len(counts[1])) != (len(correct), len(incorrect)):
-            raise ValueError("a node's counts do not match its rollouts")
+        correct, correct_counts = _counted_rollouts(data, "correct")
+        incorrect, incorrect_counts = _counted_rollouts(data, "incorrect")
         judge_value = data.get("judge_value")
+        if judge_value is not None:
+            _field(data, "judge_value", is_probability, "a number between 0 and 1, or null")
         return cls(
-            partial_solution=data.get("partial_solution", []),
-            mc_value=float(data["mc_value"]),
+            partial_solution=_field(data, "partial_solution", is_texts, "a list of texts", []),
+            mc_value=float(_field(data, "mc_value", is_probability, "a number between 0 and 1")),
             judge_value=None if judge_value is None else float(judge_value),
-            visit_count=int(data["visit_count"]),
-            num_rollouts=data.get("num_rollouts", sum(counts[0]) + sum(counts[1])),
-            num_correct=data.get("num_correct", sum(counts[0])),
+            visit_count=_field(data, "visit_count", is_count, "a whole number"),
+            num_rollouts=_field(
+                data, "num_rollouts", is_count, "a whole number", sum(correct_counts) + sum(incorrect_counts)
+            ),
+            num_correct=_field(data, "num_correct", is_count, "a whole number", sum(correct_counts)),
             correct_rollouts=correct,
-            correct_counts=counts[0],
+            correct_counts=correct_counts,
             incorrect_rollouts=incorrect,
-            incorrect_counts=counts[1],
+            incorrect_counts=incorrect_counts,
         )
+
+
+def _field(data: dict[str, Any], name: str, is_right: Callable[[Any], bool], expected: str, *default: Any) -> Any:
+    """Raises ValueError that names the field where it is wrong, KeyError where it is missing and has no default."""
+    value = data.get(name, *default) if default else data[name]
+    if not is_right(value):
+        raise ValueError(f"field {name!r}: expected {expected}")
+    return value
+
+
+def _counted_rollouts(data: dict[str, Any], kind: str) -> tuple[list[list[str]], list[int]]:
+    """A node's `correct` or `incorrect` rollouts, and how often each came."""
+    rollouts = _field(data, f"{kind}_rollouts", lambda found: is_list_of(is_texts, found), "lists of texts")
+    counts = _field(
+        data, f"{kind}_counts", lambda found: is_list_of(is_count, found), "whole numbers", [1] * len(rollouts)
+    )
+    if len(counts) != len(rollouts):
+        raise ValueError(f"field '{kind}_counts': a node's counts do not match its rollouts")
+    return rollouts, counts
+
+
+def is_list_of(is_right: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def is_number(value: Any) -> bool:
+    """A finite number that a float can hold."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # NaN is not; float() would fail where an integer is larger
 
 
 @dataclass
@@ -325,25 +486,34 @@ class Tree:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tree:
-        images = image_list(data.get("image_path"))
-        return cls(data["id"], data["question"], data["answer"], images, Node.from_dict(data), data.get("search") or {})
+        images = image_list(pictures_of(data))
+        id_, answer = as_text(data["id"]), as_text(data["answer"])
+        return cls(id_, data["question"], answer, images, Node.from_dict(data), data.get("search") or {})
 
 
 def read_tree(path: str | Path) -> Tree:
-    """One tree file. Raises BadInput that names it."""
+    """One tree file, its image paths absolute: relative ones belong to its folder. Raises BadInput that names it."""
     try:
         data = read_json(path)
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
-        return Tree.from_dict(data)
+        check_text(data)
+        tree = Tree.from_dict(data)
+        tree.images = [picture_path(image, Path(path).parent) for image in tree.images]
+        for name, kind in (("id", str), ("question", str), ("answer", str), ("search", dict)):
+            if not isinstance(getattr(tree, name), kind):
+                raise ValueError(f"field {name!r} is missing or of the wrong type")
+        return tree
     except KeyError as error:
         raise BadInput(f"{path}: not a tree (field {error} is missing)") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a tree ({error})") from None
 
 
 def each_tree(folder: str | Path) -> Iterator[tuple[Path, Tree]]:
     """Every `*.json` of a folder, in sorted order. Last, raises BadInput that names each one that is no tree."""
+    if not Path(folder).is_dir():
+        raise BadInput(missing(folder, "folder"))
     paths = sorted(Path(folder).glob("*.json"))
     bad: list[str] = []
     for path in paths:
@@ -365,16 +535,16 @@ def read_trees(folder: str | Path) -> list[Tree]:
 # ---------------------------------------------------------------- paths (stage 3 out), rollouts and scores (stage 6)
 
 
-def _require(record: Any, **types: type | tuple[type, ...]) -> None:
+def _checked(record: Any, **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """The record, its id as text, when it has the fields. Raises ValueError that names the field."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    for name, kind in types.items():
+    record = {**record, "id": as_text(record.get("id"))}
+    for name, kind in {"id": str, **types}.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"field {name!r} is missing or of the wrong type")
-
-
-def is_probability(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    image_list(pictures_of(record))
+    return record
 
 
 def parse_path(record: Any) -> dict[str, Any]:
@@ -382,8 +552,7 @@ def parse_path(record: Any) -> dict[str, Any]:
 
     A label is a number, or null for an entry without one.
     """
-    _require(record, id=str, question=str, steps=list, process=str, labels=list)
-    image_list(record.get("image_path"))
+    record = _checked(record, question=str, steps=list, process=str, labels=list)
     if len(record["steps"]) != len(record["labels"]):
         raise ValueError(f"field 'labels': {len(record['labels'])} labels for {len(record['steps'])} entries of steps")
     known = [label for label in record["labels"] if label is not None]
@@ -404,8 +573,7 @@ CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
 
 def parse_rollouts(record: Any) -> dict[str, Any]:
     """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
-    _require(record, id=str, question=str, solutions_splits=list, labels=list)
-    image_list(record.get("image_path"))
+    record = _checked(record, question=str, solutions_splits=list, labels=list)
     count = len(record["solutions_splits"])
     if count == 0:
         raise ValueError("field 'solutions_splits': no candidate")
@@ -415,7 +583,9 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or len(entries) != count:
             raise ValueError(f"field {name!r}: expected a list with one entry for each of the {count} candidates")
-        if not all(isinstance(entry, kind) and entry == entry for entry in entries):  # NaN is not equal to itself
+        if not all(
+            isinstance(entry, kind) and (name != "logprobs" or is_number(entry) or entry == -inf) for entry in entries
+        ):
             raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")

@@ -6,23 +6,25 @@ import argparse
 import asyncio
 import base64
 import json
-import mimetypes
 import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import openai
 from tqdm import tqdm
 
 from mm_prm.cli import Fault
+from mm_prm.pictures import picture_bytes
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
 PATIENCE = 300  # seconds without a reply after which a server is asked whether it lives
 WARNING_PAUSE = 60  # seconds between two lines about failures of a server
+
+
+_DATA_URI = re.compile(r"data:[\w.+/-]*;base64,[\w+/=-]*")
 
 
 class Unreachable(Fault):
@@ -35,6 +37,10 @@ class Refused(Fault):
 
 class Garbled(ValueError):
     """A reply that is not the chat completion asked for."""
+
+
+class WrongCount(Garbled):
+    """A chat completion with more or fewer choices than were asked for."""
 
 
 # What another try may cure; a request that the server refuses (any other status) is a Fault at once.
@@ -104,9 +110,9 @@ class ServerPool:
         """One chat completion with `request['n']` choices (default 1), asked again with backoff until it comes.
 
         Raises Unreachable when no server is left to try and this call, or every server, has failed for max_outage
-        seconds; Refused when it never will be answered; Fault when the server cannot be used (key, model name).
+        seconds; Refused when it never will be answered; Fault when the server cannot be used (key, model name, `n`).
         """
-        first_failure, pause = None, 0.5
+        first_failure, pause, miscounted = None, 0.5, False
         tried: set[Server] = set()  # those that failed since the last pause
         while True:
             server = self.pick(home, tried)
@@ -115,13 +121,15 @@ class ServerPool:
                 server.failing_since = None
                 return reply
             except PASSING as error:
-                now = time.monotonic()
+                where, now = f"{self.what} {server.client.base_url}", time.monotonic()
+                if miscounted and isinstance(error, WrongCount):  # once may be chance
+                    raise Fault(f"{where}: {error}, again: a server that ignores `n` cannot be used") from None
+                miscounted = isinstance(error, WrongCount)
                 server.failed(now)
                 tried.add(server)
-                reason = " ".join(str(error).split())[:200]
+                reason = readable(str(error))
                 if now > server.warn_at:
                     server.warn_at = now + WARNING_PAUSE
-                    where = f"{self.what} {server.client.base_url}"
                     tqdm.write(f"{where}: {reason}; asking again, for {self.max_outage:g} s at most", file=sys.stderr)
                 first_failure = first_failure or now
                 if any(other.failing_since is None and other not in tried for other in self.servers):
@@ -129,14 +137,12 @@ class ServerPool:
                 down = min(now - (other.failing_since or now) for other in self.servers)
                 left = self.max_outage - max(now - first_failure, down)
                 if left <= 0:
-                    raise Unreachable(
-                        f"{self.what} {server.client.base_url}: out of reach for {self.max_outage:g} s ({reason})"
-                    ) from None
+                    raise Unreachable(f"{where}: out of reach for {self.max_outage:g} s ({reason})") from None
             except openai.APIStatusError as error:
                 where = f"{self.what} {server.client.base_url}"
                 if error.status_code in (400, 413, 422):
-                    raise Refused(f"{where}: refused ({error.message}); it would refuse it again") from None
-                raise Fault(f"{where}: refused ({error.message})") from None
+                    raise Refused(f"{where}: refused ({readable(error.message)}); it would refuse it again") from None
+                raise Fault(f"{where}: refused ({readable(error.message)})") from None
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, 30)
             tried.clear()
@@ -151,12 +157,18 @@ async def check_life(client: openai.AsyncOpenAI) -> None:
             raise
 
 
+def readable(message: str) -> str:
+    """A server's message on one line: one that repeats the request repeats its pictures."""
+    return _DATA_URI.sub("data:...", " ".join(message.split()))[:400]
+
+
 def checked(reply: Any, n: int) -> dict[str, Any]:
     """The reply if it holds n choices with text (or null) each. Raises Garbled."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or len(choices) != n:
-        found = f"{len(choices)} choices" if isinstance(choices, list) else "no chat completion"
-        raise Garbled(f"asked for {n} choices, the reply holds {found}")
+    if not isinstance(choices, list):
+        raise Garbled(f"asked for {n} choices, the reply holds no chat completion")
+    if len(choices) != n:
+        raise WrongCount(f"asked for {n} choices, the reply holds {len(choices)}")
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
@@ -176,10 +188,10 @@ def parse_endpoints(text: str) -> list[str]:
 
 
 def image_part(path: str) -> dict[str, Any]:
-    """One image as an entry of a chat message, its bytes as a data URL. Raises Fault when it cannot be read."""
-    kind = mimetypes.guess_type(path)[0] or "image/png"
+    """One image as an entry of a chat message, a data URL that the server decodes to the pixels of `open_picture`.
+    Raises Fault when it cannot be opened."""
     try:
-        data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-    except OSError as error:
-        raise Fault(f"image {path}: {error.strerror}") from None
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
+        kind, data = picture_bytes(path)
+    except (OSError, ValueError) as error:
+        raise Fault(f"image {error}") from None
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -13,10 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from mm_prm.cli import BadInput, Fault
-from mm_prm.records import Problem, image_value, parse_problem, parse_records, read_json, read_jsonl, write_atomic
+from mm_prm.cli import BadInput, Fault, first_line
+from mm_prm.pictures import picture_format, picture_path
+from mm_prm.records import (
+    Problem,
+    image_value,
+    missing,
+    parse_problem,
+    parse_records,
+    placed_question,
+    read_json,
+    read_jsonl,
+    say_lost,
+    write_atomic,
+)
 
 BATCH = 64  # rows in memory at once: each may hold pictures of megabytes
 ANSWER = (str, int, float)  # what an answer may be
@@ -32,17 +41,20 @@ class Table:
     rows: Iterable[Any]
 
 
-def local_tables(data: Path, stem: str) -> list[Table]:
+def local_tables(data: Path, stem: str, image_root: Path | None = None) -> list[Table]:
     """One file, or from a folder those of one split: `test.parquet`, `test-00000-of-00002.parquet`, ...
 
-    JSON is taken where there is no parquet. Raises BadInput when there is neither.
+    JSON is taken where there is no parquet. image_root: of relative picture paths, by default each file's own folder.
+    Raises BadInput when there is neither.
     """
     if data.is_file():
-        return [Table(str(data), data.parent, _file_rows(data))]
-    name = re.compile(rf"(annot_)?{re.escape(stem)}(-\d.*)?")
+        return [Table(str(data), image_root or data.parent, _file_rows(data))]
+    if not data.exists():
+        raise BadInput(missing(data, "file or folder"))
+    name = re.compile(rf"{re.escape(stem)}(-\d.*)?")
     for suffix in (".parquet", ".jsonl", ".json"):
         if files := sorted(path for path in data.rglob(f"*{suffix}") if name.fullmatch(path.stem)):
-            return [Table(str(path), path.parent, _file_rows(path)) for path in files]
+            return [Table(str(path), image_root or path.parent, _file_rows(path)) for path in files]
     raise BadInput(f"{data}: holds no {stem}.parquet, {stem}-*.parquet, {stem}.jsonl or {stem}.json")
 
 
@@ -57,7 +69,7 @@ def _file_rows(path: Path) -> Iterator[Any]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: not valid parquet ({_first_line(error)})") from None
+        raise BadInput(f"{path}: not valid parquet ({first_line(error)})") from None
 
 
 def hub_table(dataset: str, config: str | None, split: str) -> Table:
@@ -74,11 +86,7 @@ def _hub_rows(dataset: str, config: str | None, split: str) -> Iterator[Any]:
         for batch in rows.with_format("arrow").iter(BATCH):  # as arrow, pictures stay the bytes that were published
             yield from batch.to_pylist()
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        raise Fault(f"{dataset} ({split}): cannot be read from the hub ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Fault(f"{dataset} ({split}): cannot be read from the hub ({first_line(error)})") from None
 
 
 def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
@@ -88,25 +96,18 @@ def cell(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     return row[name]
 
 
-def point_to_pictures(text: str) -> str:
-    """<image1> or <image_1> inside a text as [image 1]: all pictures stand before the question, in their order."""
-    return re.sub(r"<image_?(\d+)>", r"[image \1]", text)
-
-
 def picture_file(value: Any, folder: Path, target: Path) -> Path:
-    """Where a picture lies: a path belongs to `folder`; bytes, alone or as {bytes, path}, are written to `target` with
-    their format as suffix. Raises ValueError."""
+    """Where a picture lies: a path belongs to `folder`, and of a tuple of paths the first that is there is meant;
+    bytes, alone or as {bytes, path}, are written to `target` with their format as suffix. Raises ValueError."""
+    if isinstance(value, tuple):
+        value = next((path for path in value if os.path.exists(folder / path)), value[0])
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
-        return folder / value
+        return Path(picture_path(value, folder))
     if not isinstance(value, bytes):
         raise ValueError("is neither a path nor the bytes of a picture")
-    try:
-        with Image.open(io.BytesIO(value)) as image:
-            path = target.with_name(f"{target.name}.{(image.format or 'image').lower()}")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be opened as an image ({type(error).__name__})") from None
+    path = target.with_name(f"{target.name}.{picture_format(value)}")
     if not path.exists() or path.read_bytes() != value:
         write_atomic(path, value)
     return path
@@ -155,6 +156,7 @@ def read_problems(
             except ValueError as error:
                 raise ValueError(f"field 'image_path': picture {number} {error}") from None
             paths.append(os.path.relpath(path, folder))
+        record["question"] = placed_question(cell(record, "question"), paths)
         problem = parse_problem({"id": id_, **record, "image_path": image_value(paths)}, folder)
         seen.add(id_)
         return problem
@@ -167,4 +169,5 @@ def read_problems(
         raise BadInput(*bad)
     if not problems:
         raise BadInput(*bad, f"{', '.join(table.name for table in tables)}: holds no usable record")
+    say_lost(tables[0].name, ((problem.id, problem.question, problem.images) for problem in problems))
     return problems, bad

@@ -176,11 +176,10 @@ def test_mathvista(tmp_path):
 
 
 def test_mathvista_json_with_pictures_as_files(tmp_path):
-    """annot_testmini.json maps ids to rows; images.zip is unpacked beside it."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images/5.jpg").write_bytes(picture(1, "JPEG")["bytes"])
     row = {name: value for name, value in VISTA.items() if name != "decoded_image"}
-    (tmp_path / "annot_testmini.json").write_text(json.dumps({"5": row}))
+    (tmp_path / "testmini.json").write_text(json.dumps({"5": row}))
     problems = read_benchmark("mathvista_prm", tmp_path, False, tmp_path / "out")
     assert problems[0].record["image_path"] == "../images/5.jpg"
     assert problems[0].images == [str(tmp_path / "images/5.jpg")]
@@ -239,7 +238,7 @@ def test_every_bad_row_is_named(tmp_path):
     assert error.value.problems == (
         f"{file}: record 1 (id 3): field 'answer': 'F' is none of the 5 choices",
         f"{file}: record 2 (id a): field 'decoded_image' is missing",
-        f"{file}: record 3 (id b): field 'image_path': picture 1 cannot be opened as an image (UnidentifiedImageError)",
+        f"{file}: record 3 (id b): field 'image_path': picture 1 cannot be opened as an image (no known format)",
         f"{file}: record 4 (id c): field 'question' is missing or of the wrong type",
         f"{file}: record 6 (id d): field 'id': an earlier record has the same id",
         f"{file}: record 7: field 'id' is missing or of the wrong type",
@@ -359,3 +358,88 @@ def test_seeds_from_parquet_and_jsonl(tmp_path):
     assert json.loads(out.read_text()) == [
         {"id": "../p", "question": "Compare.", "correct_answer": 3.5, "image_path": paths}
     ]
+
+
+# ---------------------------------------------------------------- the layouts of GitHub repositories
+
+
+def write_jpegs(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture(1, "JPEG")["bytes"])
+
+
+def test_math_v_as_on_github_has_its_pictures_beside_the_folder_of_its_rows(tmp_path):
+    write_jpegs(tmp_path, "images/3.jpg", "images/4.jpg")
+    rows = [{name: value for name, value in row.items() if name != "decoded_image"} for row in (VISION, VISION_CHOICES)]
+    rows[1]["image"] = "images/4.jpg"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out/seed.json"
+    args = ["--benchmark", "mathvision_prm", "--data", tmp_path, "--output_file", out]
+    done = run_forked("eval/benchmarks.py", *args)
+    assert done.returncode == 2 and f"{tmp_path}/data/images/3.jpg does not exist" in done.stderr
+    done = run_forked("eval/benchmarks.py", *args, "--image_root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [record["image_path"] for record in json.loads(out.read_text())] == ["../images/3.jpg", "../images/4.jpg"]
+
+
+def test_mathvista_as_on_github_is_asked_as_query_json_says(tmp_path):
+    write_jpegs(tmp_path, "data/images/5.jpg", "data/images/7.jpg")
+    rows = [VISTA, VISTA_FREE | {"image": "images/7.jpg"}]
+    queries = {row["pid"]: row["query"] for row in rows}
+    rows = [{name: row[name] for name in row if name not in ("decoded_image", "query")} for row in rows]
+    (tmp_path / "data/testmini.json").write_text(json.dumps({row["pid"]: row for row in rows}))
+    (tmp_path / "data/annot_testmini.json").write_text(json.dumps({"5": {"answer_latex": "1.2", "solution": None}}))
+    with pytest.raises(BadInput, match=r"testmini.json: has no 'query': put query.json of the same folder beside it$"):
+        read_benchmark("mathvista_prm", tmp_path, False, tmp_path)
+    (tmp_path / "data/query.json").write_text(json.dumps(queries))
+    got = records(read_benchmark("mathvista_prm", tmp_path, False, tmp_path))
+    assert [(row["id"], row["question"], row["image_path"]) for row in got] == [
+        ("5", queries["5"], "data/images/5.jpg"),
+        ("7", queries["7"], "data/images/7.jpg"),
+    ]
+    with pytest.raises(BadInput) as error:
+        read_benchmark("mathvista_prm", tmp_path / "data/annot_testmini.json", False, tmp_path)
+    assert error.value.problems == (
+        f"{tmp_path}/data/annot_testmini.json: holds no problems: they are in testmini.json, "
+        "with query.json beside it, or in testmini-*.parquet",
+    )
+
+
+def test_olympiadbench_json_names_its_pictures_in_the_text(tmp_path):
+    write_jpegs(tmp_path, *(f"images/img_{number}.jpg" for number in (3362, 7, 12)))
+    row = {name: OLYMPIAD[name] for name in ("id", "subfield", "final_answer", "is_multiple_answer", "unit", "error")}
+    rows = [
+        {**row, "context": "In <img_7>,", "question": "we <img_3362> crawl\n<img_7> back.", "solution": ["<img_1>"]},
+        {**row, "id": 2, "context": None, "question": "<img_12>"},
+        {**row, "id": 3, "context": None, "question": "Nothing to see."},
+    ]
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data/OE_MM_maths_en_COMP.json"
+    file.write_text(json.dumps(rows[:2]))
+    for root in (tmp_path, tmp_path / "images"):
+        got = records(read_benchmark("olympiadbench_prm", tmp_path, False, tmp_path, root))
+        assert got[0]["question"] == "In [image 1],\n\nwe [image 2] crawl\n[image 1] back."
+        assert got[0]["image_path"] == ["images/img_7.jpg", "images/img_3362.jpg"]
+        assert (got[1]["question"], got[1]["image_path"]) == ("[image 1]", "images/img_12.jpg")
+    file.write_text(json.dumps(rows))
+    with pytest.raises(BadInput, match=r"record 3 \(id 3\): field 'image_1' is missing$"):
+        read_benchmark("olympiadbench_prm", tmp_path, False, tmp_path, tmp_path)
+
+
+MMK12 = {"question": "In the figure ...\nA. $60$\nB. $70$", "answer": "B", "subject": "math", "image": picture(1)}
+
+
+def test_mmk12_as_a_benchmark_and_as_seeds(tmp_path):
+    test, train = [{"id": id_, **MMK12} for id_ in ("3f1c", "9d02")], [{"id": "77aa", **MMK12, "answer": "$\\pi$"}]
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", test)
+    write_parquet(tmp_path / "data/train-00000-of-00001.parquet", train)
+    expected = {"id": "3f1c", "question": MMK12["question"], "correct_answer": "B", "subject": "math"}
+    got = records(read_benchmark("mmk12", tmp_path, False, tmp_path))
+    assert len(got) == 2 and got[0] == {**expected, "image_path": "images_mmk12/3f1c_1.png"}
+    out = tmp_path / "seed.json"
+    args = ["--input", tmp_path, "--output_file", out, "--image_dir", tmp_path / "pictures"]
+    assert run_forked("data_pipeline/prepare_seeds.py", *args).returncode == 0
+    (seed,) = json.loads(out.read_text())
+    assert seed == {**expected, "id": "77aa", "correct_answer": "$\\pi$", "image_path": "pictures/77aa_1.png"}

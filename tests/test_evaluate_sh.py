@@ -54,11 +54,14 @@ def test_what_is_done_is_skipped_by_relative_and_absolute_paths_alike(evaluate, 
     assert calls == ALL[2:] and "reusing the scores in outputs/eval/test/prm_scored.json" in done.stdout
     _, calls, _ = evaluate(tmp_path / "prm", "test.json", "--judge", "rule")
     assert calls == ALL[2:]
-    # Another checkpoint of the same name, another separator
+    # Another checkpoint of the same name, another separator, another text
     _, calls, _ = evaluate("other/prm", "test.json", "--judge", "rule")
     assert calls == ALL[1:]
     _, calls, text = evaluate("other/prm", "test.json", "--judge", "rule", STEP_SEPARATOR="")
-    assert calls == ALL[1:] and text.splitlines()[0].endswith("--step_separator ")
+    assert calls == ALL[1:] and text.splitlines()[0].endswith("--text training --step_separator ")
+    _, calls, text = evaluate("other/prm", "test.json", "--judge", "rule", TEXT="released")
+    assert calls == ALL[1:] and text.splitlines()[0].endswith("--text released")
+    assert evaluate("other/prm", "test.json", "--judge", "rule", TEXT="released")[1] == ALL[2:]
 
 
 def test_candidates_of_another_policy_are_not_taken_for_this_ones(evaluate, tmp_path):

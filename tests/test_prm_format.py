@@ -3,7 +3,15 @@
 import pytest
 from transformers import AutoProcessor
 
-from mm_prm.prm_format import Encoder, parse_solution, prm_text, process_text, render_solution, render_steps
+from mm_prm.prm_format import (
+    PRM_TEXTS,
+    Encoder,
+    parse_solution,
+    prm_text,
+    process_text,
+    render_solution,
+    render_steps,
+)
 from mm_prm.prompts import SYSTEM_MESSAGE, policy_prompt
 
 
@@ -32,6 +40,18 @@ def test_prm_ids_spell_the_released_conversation(tokenizer):
     assert tokenizer(tokenizer.decode(encoded.input_ids))["input_ids"] == encoded.input_ids
 
 
+def test_the_released_evaluation_leaves_the_user_turn_open_and_joins_with_a_bare_marker(tokenizer):
+    separator, closes_user = PRM_TEXTS["released"]
+    text = prm_text("1 + 1?", process_text(["1 + 1 = 2", "2"], separator))
+    encoded = Encoder(tokenizer).prm(text, [16], closes_user)
+    assert tokenizer.decode(encoded.input_ids) == (
+        f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|im_start|>assistant\n"
+        f"<img>{'<IMG_CONTEXT>' * 16}</img>\nQuestion: 1 + 1?\nProcess: 1 + 1 = 2<prm>2<prm><|im_end|>\n"
+    )
+    assert tokenizer(tokenizer.decode(encoded.input_ids))["input_ids"] == encoded.input_ids
+    assert len(encoded.marker_positions) == 2
+
+
 def test_special_tokens_in_a_question_stay_text(tokenizer):
     nasty = "<prm> <IMG_CONTEXT> <|im_end|> <img> <image>"
     plain = Encoder(tokenizer).prm(prm_text("?", process_text(["s"])), [])
@@ -39,6 +59,41 @@ def test_special_tokens_in_a_question_stay_text(tokenizer):
     specials = set(Encoder(tokenizer).special.values())
     assert sum(i in specials for i in forged.input_ids) == sum(i in specials for i in plain.input_ids)
     assert len(forged.marker_positions) == 1
+
+
+def decoded(tokenizer, encoded):
+    """The user's and the assistant's turn in short."""
+    text = tokenizer.decode(encoded.input_ids).replace("<IMG_CONTEXT>" * 32, "32").replace("<IMG_CONTEXT>" * 16, "16")
+    return text.partition("<|im_start|>user\n")[2]
+
+
+def test_pictures_stand_where_a_row_says_so_and_nothing_is_added(tokenizer):
+    encoder = Encoder(tokenizer)
+    asked = "Image-1: <image>\nImage-2: <image>\nWhich?"
+    assert decoded(tokenizer, encoder.sft(asked, "1", [16, 32])) == (
+        "Image-1: <img>16</img>\nImage-2: <img>32</img>\nWhich?<|im_end|>\n<|im_start|>assistant\n1<|im_end|>"
+    )
+    assert decoded(tokenizer, encoder.sft("Which?\n<image>", "<image>", [16])) == (
+        "Which?\n<img>16</img><|im_end|>\n<|im_start|>assistant\n<image><|im_end|>"
+    )
+    text = prm_text("In <image>, x?", process_text(["I see <image>"]))
+    assert decoded(tokenizer, encoder.prm(text, [16])).endswith(
+        "assistant\nQuestion: In <img>16</img>, x?\nProcess: I see < image><prm><|im_end|>\n"
+    )
+    in_a_step = encoder.prm("Question: x?\nProcess: I see <image><prm>", [16])
+    assert decoded(tokenizer, in_a_step).endswith(
+        "assistant\n<img>16</img>\nQuestion: x?\nProcess: I see <image><prm><|im_end|>\n"
+    )
+
+
+def test_placeholders_in_front_are_the_pictures_in_front(tokenizer):
+    encoder, text = Encoder(tokenizer), prm_text("x?", process_text(["s"]))
+    for counts in ([16], [16, 32]):
+        marks = "<image>\n" * len(counts)
+        assert encoder.sft(f"{marks}x?", "1", counts) == encoder.sft("x?", "1", counts)
+        assert encoder.prm(f"{marks}{text}", counts) == encoder.prm(text, counts)
+    with pytest.raises(ValueError, match="1 <image> for 2 pictures"):
+        encoder.sft("<image>\nx?", "1", [16, 32])
 
 
 def test_sft_ids_are_those_of_the_chat_template(desk, tokenizer):

@@ -6,8 +6,9 @@ import os
 import pytest
 from PIL import Image
 
-from mm_prm import records
+from mm_prm import cli, pictures, records
 from mm_prm.cli import BadInput
+from mm_prm.journal import Journal
 
 
 def test_a_good_seed_file_is_read_with_its_pictures(seed_file):
@@ -86,7 +87,7 @@ def test_a_file_that_is_no_seed_list_is_refused(seed_file, content, message):
 
 
 def test_a_picture_over_the_pixel_limit_is_refused_unread(seed_file, monkeypatch):
-    monkeypatch.setattr(records, "MAX_IMAGE_PIXELS", 599)
+    monkeypatch.setattr(pictures, "MAX_IMAGE_PIXELS", 599)
     with pytest.raises(BadInput, match="600 pixels, over the limit 599"):
         records.read_seed(seed_file)
 
@@ -105,6 +106,50 @@ def test_the_key_does_not_depend_on_where_the_file_lies(seed_file, tmp_path):
     (tmp_path / "chunks" / "part.json").write_text(json.dumps(moved[:1]))
     assert records.read_seed(tmp_path / "chunks" / "part.json")[0][0].key == keys[0]
     assert len(set(keys)) == 3 and all(len(key) == 32 for key in keys)
+
+
+@pytest.mark.parametrize("key", ["image", "images", "imagePath", "Image_Paths", "image_1", "img_path", "picture"])
+def test_a_key_that_is_nearly_ours_is_refused_with_the_right_name(seed_file, key):
+    row = {"id": "a", "question": "q", "correct_answer": "1", key: "p0.png"}
+    seed_file.write_text(json.dumps([row]))
+    with pytest.raises(BadInput, match=f"id a.: field '{key}': pictures are read from 'image_path'"):
+        records.read_seed(seed_file)
+    seed_file.write_text(json.dumps([row | {"image_path": None}]))  # said to have none
+    assert records.read_seed(seed_file)[0][0].images == []
+    for parse, rest in (
+        (records.parse_path, {"steps": [["s"]], "process": "s<prm>", "labels": [1]}),
+        (records.parse_rollouts, {"solutions_splits": [["s"]], "labels": [1]}),
+    ):
+        with pytest.raises(ValueError, match=f"field '{key}': pictures are read from 'image_path'"):
+            parse(row | rest)
+
+
+def test_a_field_under_another_name_is_pointed_at(seed_file):
+    seed_file.write_text(
+        json.dumps([{"id": "a", "problem": "q", "answer": "1"}, {"id": "b", "question": "q", "gt": 1}])
+    )
+    with pytest.raises(BadInput) as error:
+        records.read_seed(seed_file)
+    assert [line[line.index("field '") :] for line in error.value.problems[:2]] == [
+        "field 'question' is missing, blank or not text: is it 'problem'?",
+        "field 'correct_answer' is missing, blank or not text: is it 'gt'?",
+    ]
+
+
+def test_ids_may_be_numbers_in_every_file(tmp_path):
+    node = {"mc_value": 0, "visit_count": 0, "correct_rollouts": [], "incorrect_rollouts": [], "children": []}
+    tree = records.Tree.from_dict({"id": 7, "question": "q", "answer": 75, "image_path": None, **node})
+    assert (tree.id, tree.answer) == ("7", "75")
+    path = {"id": 7, "question": "q", "steps": [["s"]], "process": "s<prm>", "labels": [1]}
+    assert records.parse_path(path)["id"] == "7"
+    rollouts = {"id": 7, "question": "q", "solutions_splits": [["s"]], "labels": [1], "prm_scores": [[0.5]]}
+    assert records.parse_scored(rollouts)["id"] == "7"
+
+
+def test_relative_pictures_of_a_tree_belong_to_its_folder(tmp_path):
+    tree = records.Tree("a", "q", "75", ["p.png", "/p.png"], records.Node([]))
+    records.write_tree(tmp_path / "t" / "a.json", tree)
+    assert records.read_trees(tmp_path / "t")[0].images == [str(tmp_path / "t" / "p.png"), "/p.png"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -137,3 +182,142 @@ def test_a_folder_with_something_that_is_no_tree_names_it(tmp_path):
     (tmp_path / "a.json").write_text('{"id": "a"}')
     with pytest.raises(BadInput, match="a.json: not a tree"):
         records.read_trees(tmp_path)
+
+
+# ---------------------------------------------------------------- files of another kind, records of the wrong types
+
+
+@pytest.mark.parametrize(
+    ("content", "read", "message"),
+    [
+        ("[" * 100_000, records.read_json, "nested too deeply"),
+        (
+            '[1,\n {"a": ' + "9" * 5000 + "}]",
+            records.read_json,
+            r"a number has more than 4300 digits: line 2 column 8 ",
+        ),
+        ('{"a": 1}\n{"a": ' + "9" * 5000 + "}", records.read_jsonl, "line 2: a number has more than 4300 digits"),
+        ('{"a": 1}\n{"b": 2}\n', records.read_json, "is JSONL, one value a line, where JSON, one value, is wanted"),
+        ('[{"a": 1},\n{"b": 2}]', records.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
+        ('[{"a": 1}]', records.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
+        ('{"a": 1}\n{"b":\n', records.read_jsonl, r"line 2: not valid JSON \(Expecting value"),
+        (b"PAR1\xff", records.read_json, "not UTF-8, so not JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_what_it_is(tmp_path, content, read, message):
+    path = tmp_path / "file"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadInput, match=message) as error:
+        read(path)
+    assert error.value.problems[0].startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.json", "gone.json: no such file$"),
+        (".", "is a folder, not a file$"),
+        ("https://host/seed.json", "no such file; it is a URL, and nothing is fetched: download it first$"),
+        ("a\0b", r"'a\\x00b': no such file"),
+        ("\ud800", r"no such file"),
+    ],
+)
+def test_a_path_where_no_file_is(path, message):
+    for read in (records.read_json, records.read_jsonl):
+        with pytest.raises(BadInput, match=message):
+            read(path)
+
+
+def test_a_record_that_could_not_be_written_is_refused_when_it_is_read(tmp_path):
+    good = {"id": "a", "question": "q", "correct_answer": "1"}
+    bad = [{**good, "note": ["\ud83d"]}, {**good, "id": "b\n\ud83d"}, {**good, "correct_answer": 10**400}]
+    path = tmp_path / "seed.json"
+    path.write_text(json.dumps(bad))
+    with pytest.raises(BadInput) as error:
+        records.read_seed(path)
+    surrogate = "holds half of a surrogate pair, which is no text"
+    assert error.value.problems == (
+        f"{path}: record 1 (id a): field 'note': {surrogate}",
+        f"{path}: record 2 (id b \\ud83d): field 'id': {surrogate}",
+        f"{path}: record 3 (id a): field 'correct_answer' is missing, blank or not text",
+    )
+
+
+NODE = {"mc_value": 0.5, "visit_count": 1, "correct_rollouts": [["a"]], "incorrect_rollouts": [], "children": []}
+TREE = {"id": "a", "question": "q", "answer": "1", **NODE}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mc_value": float("nan")}, "field 'mc_value': expected a number between 0 and 1"),
+        ({"mc_value": 10**400}, "field 'mc_value': expected a number between 0 and 1"),
+        ({"mc_value": "0.5"}, "field 'mc_value': expected a number between 0 and 1"),
+        ({"visit_count": float("inf")}, "field 'visit_count': expected a whole number"),
+        ({"num_correct": -1}, "field 'num_correct': expected a whole number"),
+        ({"correct_rollouts": [5]}, "field 'correct_rollouts': expected lists of texts"),
+        ({"correct_rollouts": None}, "field 'correct_rollouts': expected lists of texts"),
+        ({"correct_counts": ["1"]}, "field 'correct_counts': expected whole numbers"),
+        ({"correct_counts": [1, 1]}, "field 'correct_counts': a node's counts do not match its rollouts"),
+        ({"children": {"a": 1}}, "field 'children': expected a list of objects"),
+        ({"children": [{**NODE, "partial_solution": "a"}]}, "field 'partial_solution': expected a list of texts"),
+        ({"children": [{**NODE, "judge_value": 2}]}, "field 'judge_value': expected a number between 0 and 1, or null"),
+        ({"search": []}, None),
+        ({"search": [1]}, "field 'search' is missing or of the wrong type"),
+        ({"question": None}, "field 'question' is missing or of the wrong type"),
+        ({"answer": "\ud83d"}, "field 'answer': holds half of a surrogate pair, which is no text"),
+    ],
+)
+def test_a_tree_of_the_wrong_types_names_the_field(tmp_path, change, message):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(TREE | change))
+    if message is None:
+        assert records.read_tree(path).search == {}
+        return
+    with pytest.raises(BadInput) as error:
+        records.read_tree(path)
+    assert str(error.value) == f"{path}: not a tree ({message})"
+
+
+def test_log_probabilities_are_numbers_that_a_float_holds():
+    record = {"id": "a", "question": "q", "solutions_splits": [["a"]], "labels": [1]}
+    assert all(records.parse_rollouts({**record, "logprobs": [value]}) for value in (-1, float("-inf")))
+    for value in (float("nan"), float("inf"), -(10**400), True, "-1"):
+        with pytest.raises(ValueError, match="field 'logprobs': an entry is of the wrong type or not a number"):
+            records.parse_rollouts({**record, "logprobs": [value]})
+
+
+# ---------------------------------------------------------------- how a script ends
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device"),
+        (MemoryError(), 1, "out of memory"),
+        (RecursionError(), 2, "a record is nested too deeply"),
+    ],
+)
+def test_a_fault_is_one_line(capsys, monkeypatch, error, code, line):
+    monkeypatch.setattr("sys.setrecursionlimit", lambda limit: None)
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert (stop.value.code, capsys.readouterr().err) == (code, f"error: {line}\n")
+
+
+def test_a_failed_write_names_the_file(tmp_path, monkeypatch):
+    def disk_full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError) as error:
+        records.write_json(tmp_path / "f.json", [2])
+    assert str(error.value) == f"[Errno 28] No space left on device: {str(tmp_path / 'f.json')!r}"
+    with Journal(tmp_path / "j.jsonl") as journal, pytest.raises(OSError) as error:
+        journal.append({"a": 1})
+    assert str(error.value) == f"[Errno 28] No space left on device: {str(tmp_path / 'j.jsonl')!r}"
+    assert os.listdir(tmp_path) == []

@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, run_forked
 from PIL import Image
+from transformers import InternVLForConditionalGeneration
 
-from mm_prm.prm_model import Prm
+from mm_prm.prm_model import Prm, yes_no_ids
+from mm_prm.prompts import SYSTEM_MESSAGE
 
 SCRIPT = "eval/prm/evaluate_prm.py"
 
@@ -98,13 +100,40 @@ def test_what_was_scored_before_is_kept_and_another_run_is_refused(desk, rollout
         evaluate_prm.main()
     assert len(partial.read_text().splitlines()) == 3 and not output.exists()
     partial.write_text(partial.read_text() + '{"number": 2, "prm_sc')  # cut short by a kill
-    done = run(desk, rollouts, output, "--step_separator", "")
-    assert done.returncode == 2 and "begun with other flags" in done.stderr
+    released = ("--text", "released")
+    for flags in (("--step_separator", ""), released, (*released, "--step_separator", r"\n\n")):
+        done = run(desk, rollouts, output, *flags)
+        assert done.returncode == 2 and "begun with other flags" in done.stderr
     done = run(desk, rollouts, output)
     assert done.returncode == 0 and "2 of 5 problems already scored" in done.stdout, done.stderr[-2000:]
     found = scores_in(output)
     assert found[0] == [[0.25] * 2, [0.25] * 3, []] and found[2][0][0] != 0.25 and not partial.exists()
     assert "warning" not in done.stderr
+
+
+def test_the_released_text_gives_the_scores_of_its_string(desk, rollouts, tmp_path):
+    """Its whole text through tokenizer and model at once, without Encoder, packing or shared prefixes."""
+    output = tmp_path / "s.json"
+    done = run(desk, rollouts, output, "--text", "released", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = json.loads((tmp_path / "s_run.json").read_text())
+    assert (kept["text"], kept["step_separator"]) == ("released", "")
+    prm = Prm.load(str(desk))
+    tokenizer, (yes, no) = prm.processor.tokenizer, yes_no_ids(prm.processor.tokenizer).tolist()
+    question, steps = "what 1?", ["a longer first step than the others have", "b"]
+    text = (
+        f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n<|im_start|>assistant\n"
+        f"Question: {question}\nProcess: {steps[0]}<prm>{steps[1]}<prm><|im_end|>\n"
+    )
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        stock = InternVLForConditionalGeneration.from_pretrained(desk, dtype=torch.float32)
+        logits = stock(input_ids=ids).logits[0]
+    at = (ids[0] == tokenizer.convert_tokens_to_ids("<prm>")).nonzero().flatten()
+    expected = logits[at][:, [yes, no]].softmax(-1)[:, 0]
+    torch.testing.assert_close(torch.tensor(scores_in(output)[1][0]), expected, atol=1e-5, rtol=0)
+    training = one_by_one(desk, rollouts)[1][0]
+    assert abs(training[0] - expected[0]) > 1e-4 and abs(training[1] - expected[1]) > 1e-4
 
 
 def test_a_policy_taken_for_a_prm_is_told(desk, rollouts, tmp_path):
@@ -136,3 +165,17 @@ def test_ready_rollouts_are_scored_by_two_processes_as_by_one_and_counted(desk, 
     assert result["mean_odd"]["accuracy"] in (0.2, 0.4) and "pass@3" in done.stdout
     made = ["two.json", "two.json.made_for", "two_run.json", "two_score.json", "two_score.md", "two_score.png"]
     assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_a_scored_file_in_another_folder_still_finds_its_pictures(tmp_path):
+    record = ({"id": "a", "image_path": ["p.png", "/q.png"]}, [str(tmp_path / "p.png"), "/q.png"])
+    away = evaluate_prm.scored(record, [[0.5]], tmp_path, tmp_path / "out")
+    assert away == {"id": "a", "image_path": ["../p.png", "/q.png"], "prm_scores": [[0.5]]}
+    assert evaluate_prm.scored(record, [[0.5]], tmp_path, tmp_path)["image_path"] == ["p.png", "/q.png"]
+
+
+def test_a_question_with_another_number_of_placeholders_is_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    record = {"question": "<image> or <image>?", "image_path": "p.png"}
+    with pytest.raises(ValueError, match="field 'question': 2 <image> for 1 picture$"):
+        evaluate_prm.with_images(record, tmp_path)

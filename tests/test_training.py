@@ -177,6 +177,57 @@ def test_sft_targets_are_the_reply_and_the_end_of_the_turn(desk, tmp_path):
     assert tokenizer.decode(ids[: columns[0] + 1]).endswith("What?<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize(
+    ("objective", "text", "fields", "message"),
+    [
+        ("sft", "<image>\n<image>\nWhat?", {"image": "p.png"}, "2 <image> for 1 picture$"),
+        ("sft", "<image>\nWhat?", {"image": ["p.png", "p.png"]}, "1 <image> for 2 pictures"),
+        ("sft", "<image>\nWhat?", {}, "1 <image> for 0 pictures"),
+        ("sft", "<image>\nWhat?", {"images": ["p.png"]}, "field 'images': pictures are read from 'image'"),
+        ("sft", "What?", {"image_path": "p.png"}, "field 'image_path': pictures are read from 'image'"),
+        ("prm", "Question: <image> <image>?\nProcess: s<prm>", {"image": "p.png"}, "2 <image> for 1 picture$"),
+        ("prm", "Question: <image>?\nProcess: s<prm>", {}, "1 <image> for 0 pictures"),
+    ],
+)
+def test_a_row_that_does_not_hold_its_pictures_is_refused(tmp_path, objective, text, fields, message):
+    target = [1] if objective == "prm" else "<answer>1</answer>"
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": target}]
+    meta = write_dataset(tmp_path, [{"id": "a", **fields, "conversations": turns}])
+    with pytest.raises(BadInput, match=message) as error:
+        read_rows(meta, objective, 0)
+    assert "record 1 (id a): field" in str(error.value)
+
+
+def test_rows_that_place_their_pictures_elsewhere_share_no_picture(desk, tmp_path):
+    """Packed or not, every row's logits are its own."""
+    questions = ["x?", "x?", "in <image> x?", "in <image> x, y?"]
+    rows = [prm_row(str(number), [1, number / 4], question=text) for number, text in enumerate(questions)]
+    meta = write_dataset(tmp_path, rows)
+    Image.effect_noise((112, 112), 90).save(tmp_path / "p.png")
+    model = load_model(str(desk), torch.float32)
+
+    def logits(batch):
+        return model(**{name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")})
+
+    (packed,) = batches(desk, meta, [4], pack=True)
+    assert len(packed["pixel_values"]) == 2  # in front, in the middle
+    alone = torch.cat([logits(batch) for batch in batches(desk, meta, [1] * 4)])
+    torch.testing.assert_close(logits(packed), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_scoring_places_pictures_as_training_does(desk, tmp_path):
+    meta = write_dataset(tmp_path, [prm_row("a", [1, 0], question="in <image> x?")])
+    Image.effect_noise((112, 112), 90).save(tmp_path / "p.png")
+    model = Prm.load(str(desk), "\n\n")
+    (batch,) = batches(desk, meta, [1])
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
+    trained = model.model(**inputs, vocabulary=yes_no_ids(model.processor.tokenizer)).softmax(-1)[:, 0]
+    (scores,) = model.score("in <image> x?", [str(tmp_path / "p.png")], [["step 0", "step 1"]])
+    assert scores == pytest.approx(trained.tolist(), abs=1e-6)
+    (in_front,) = model.score("in x?", [str(tmp_path / "p.png")], [["step 0", "step 1"]])
+    assert scores != pytest.approx(in_front, abs=1e-6)
+
+
 def test_a_row_without_any_label_is_refused_by_name(tmp_path):
     meta = write_dataset(tmp_path, [prm_row("some", [None, 1]), prm_row("none", [None, None])])
     with pytest.raises(BadInput, match="record 2 .id none.*at least one number"):
@@ -413,6 +464,32 @@ def test_bad_rows_may_be_left_out_up_to_a_number(tmp_path, capsys):
         read_rows(meta, "prm", 0, skip_bad_rows=9)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"repeat_time": float("inf")}, "field 'repeat_time': expected a number from 0 to 1000, found inf"),
+        ({"repeat_time": float("nan")}, "field 'repeat_time': expected a number from 0 to 1000, found nan"),
+        ({"repeat_time": -1}, "field 'repeat_time': expected a number from 0 to 1000, found -1"),
+        ({"repeat_time": "2"}, "field 'repeat_time': expected a number from 0 to 1000, found '2'"),
+        ({"repeat_time": 10**400}, "field 'repeat_time': expected a number from 0 to 1000, found int"),
+        ({"root": ["a"]}, "field 'root': expected the path of a folder, found ['a']"),
+        ({"length": "1"}, "field 'length': expected a whole number, found '1'"),
+        ({"annotation": ["p.jsonl"]}, "field 'annotation': expected the path of a JSONL file, found ['p.jsonl']"),
+        ({"annotation": None}, "field 'annotation': expected the path of a JSONL file, found None"),
+        ({"data_augment": "no"}, "field 'data_augment': expected true or false, found 'no'"),
+    ],
+)
+def test_a_dataset_of_the_wrong_types_names_the_field(tmp_path, change, message):
+    path = tmp_path / "meta.json"
+    path.write_text(json.dumps({"d": {"annotation": "gone.jsonl"} | change, "other": 5}))
+    with pytest.raises(BadInput) as error:
+        read_rows(str(path), "prm", 0)
+    assert error.value.problems == (
+        f"{path}: dataset 'd': {message}",
+        f"{path}: dataset 'other': expected an object, found int",
+    )
+
+
 def test_nothing_to_train_and_bad_fractions_are_refused(desk, tmp_path):
     meta = write_dataset(tmp_path / "d", [prm_row("a", [0.5])])
     flags = ["--model_name_or_path", desk, "--meta_path", meta, "--output_dir", tmp_path / "o"]
@@ -461,6 +538,11 @@ def test_a_checkpoint_in_another_format_is_refused_not_filled_with_noise(desk, t
     (tmp_path / "other" / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(BadInput, match="not a native InternVL checkpoint"):
         load_model(str(tmp_path / "other"), torch.float32)
+    config = json.loads((desk / "config.json").read_text())
+    for wrong in ([], 5, {}, config | {"text_config": 5}, config | {"vision_config": {"image_size": "x"}}):
+        (tmp_path / "other" / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(BadInput, match="not a native InternVL checkpoint"):
+            load_model(str(tmp_path / "other"), torch.float32)
 
 
 @pytest.mark.slow

@@ -238,3 +238,21 @@ def test_bad_paths_are_refused_by_name(tmp_path):
         "data_pipeline/prm_data_format.py", "--input_file", tmp_path / "p.json", "--output_file", tmp_path / "o"
     )
     assert done.returncode == 2 and "gone.png does not exist" in done.stderr
+
+
+def test_relative_pictures_of_a_tree_are_found_by_every_later_stage(tmp_path):
+    trees, paths, rows = tmp_path / "trees", tmp_path / "a" / "p.json", tmp_path / "b" / "r.jsonl"
+    write_json(trees / "a.json", Tree("a", f"{LONG}?", "R", ["p.png"], example_root()).to_dict())
+    Image.new("RGB", (4, 4)).save(trees / "p.png")
+    args = ["--input_dir", trees, "--output_file", paths, "--labels_from", "rollouts"]
+    (trees / "a.json").write_text(
+        (trees / "a.json").read_text().replace('"B"', f'"{LONG}"').replace('"C"', f'"{LONG}!"')
+    )
+    assert run_script("data_pipeline/traverse.py", *args).returncode == 0
+    first = json.loads(paths.read_text())[0]
+    assert first["image_path"] == str(trees / "p.png")
+    paths.write_text(json.dumps([first | {"id": 1, "image_path": "../trees/p.png"}]))  # to the folder of the file
+    done = run_script("data_pipeline/prm_data_format.py", "--input_file", paths, "--output_file", rows)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(rows.read_text())
+    assert (row["id"], row["image"]) == ("1", str(trees / "p.png"))

@@ -27,16 +27,30 @@ from tqdm import tqdm
 
 from mm_prm import __version__, cli
 from mm_prm.journal import Journal, read_rows
-from mm_prm.prm_format import STEP_SEPARATOR
+from mm_prm.prm_format import PRM_TEXTS, check_placeholders, placeable, prm_text
 from mm_prm.prm_model import BATCH_TOKENS, Piece, Prm
-from mm_prm.records import parse_rollouts, read_checked, whole_images, write_json
+from mm_prm.records import parse_rollouts, read_checked, rebased, whole_images, write_json
 
 Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths
 
 
 def with_images(record: dict[str, Any], image_root: Path) -> Record:
-    """A record and its absolute image paths. Raises ValueError when an image is missing or broken."""
-    return record, whole_images(record.get("image_path"), image_root)
+    """A record and its absolute image paths. Raises ValueError when an image is missing or broken, or the question has
+    another number of `<image>`."""
+    images = whole_images(record.get("image_path"), image_root)
+    try:
+        check_placeholders(placeable(prm_text(record["question"], ""), "prm"), len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'question': {error}") from None
+    return record, images
+
+
+def scored(record: Record, scores: list[list[float]], image_root: Path, folder: Path) -> dict[str, Any]:
+    """The record with its scores, for a file in `folder`: relative image paths lead from there to the same pictures."""
+    row, images = record
+    moved = images and os.path.abspath(folder) != os.path.abspath(image_root)
+    paths = {"image_path": rebased(row["image_path"], images, folder)} if moved else {}
+    return {**row, **paths, "prm_scores": scores}
 
 
 def encoded(prm: Prm, record: Record) -> tuple[list[list[str]], list[Piece]]:
@@ -90,9 +104,14 @@ def main() -> None:
     parser.add_argument("--input_file", type=Path, required=True, help="rollouts, a JSON list")
     parser.add_argument("--output_file", type=Path, required=True, help="scored rollouts")
     parser.add_argument(
-        "--step_separator",
-        default=STEP_SEPARATOR.encode("unicode_escape").decode(),
-        help=r"text between <prm> and the next step; training uses \n\n, the released evaluation nothing",
+        "--text",
+        choices=list(PRM_TEXTS),
+        default="training",
+        help="what the PRM reads: as in training, or exactly what the released evaluation shows it (user turn not "
+        "closed, nothing between <prm> and the next step)",
+    )
+    parser.add_argument(
+        "--step_separator", help=r"text between <prm> and the next step, \n for a line break; default: that of --text"
     )
     parser.add_argument("--image_root", type=Path, help="folder of relative image paths; default: the input file's")
     parser.add_argument("--batch_tokens", type=cli.positive_int, default=BATCH_TOKENS, help="tokens of a forward pass")
@@ -101,7 +120,10 @@ def main() -> None:
     process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = args.image_root or args.input_file.parent
     records: list[Record] = read_checked(args.input_file, lambda record: with_images(parse_rollouts(record), root))
-    prm = Prm.load(args.checkpoint, args.step_separator.replace("\\n", "\n"), args.batch_tokens, args.dtype)
+    separator, closes_user = PRM_TEXTS[args.text]
+    if args.step_separator is not None:
+        separator = args.step_separator.replace("\\n", "\n")
+    prm = Prm.load(args.checkpoint, separator, args.batch_tokens, args.dtype, closes_user)
     if (objective := getattr(prm.model.config, "objective", "prm")) != "prm":  # what the fine-tune script wrote there
         print(f"warning: {args.checkpoint} was trained with --objective {objective}: no PRM", file=sys.stderr)
     run = {
@@ -109,7 +131,8 @@ def main() -> None:
         "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,
         "image_root": os.path.abspath(root),
         "input": hashlib.md5(args.input_file.read_bytes()).hexdigest(),
-        "step_separator": args.step_separator,
+        "text": args.text,
+        "step_separator": separator,
         "dtype": str(prm.model.dtype),
     }
     before = scored_before(args.output_file, run)
@@ -123,7 +146,8 @@ def main() -> None:
         if process == 0:
             done = scored_before(args.output_file, run)
             write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), {"version": __version__} | run)
-            write_json(args.output_file, [record | {"prm_scores": done[i]} for i, (record, _) in enumerate(records)])
+            folder = args.output_file.parent
+            write_json(args.output_file, [scored(row, done[i], root, folder) for i, row in enumerate(records)])
             for path in partial_files(args.output_file):
                 path.unlink()
             print(f"{args.output_file}: {sum(map(len, done.values()))} candidates scored")

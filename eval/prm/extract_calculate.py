@@ -129,10 +129,10 @@ def select(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """The aggregation that was best in another score file (a dev split), with its result in this one."""
     other = read_json(path)
     try:
-        name = max(AGGREGATIONS, key=lambda name: other[name]["accuracy"])
-    except (KeyError, TypeError):
+        name = max(AGGREGATIONS, key=lambda name: float(other[name]["accuracy"]))
+        shared = len(set(other.get("problems", [])) & set(result["problems"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise cli.BadInput(f"{path}: not a score file") from None
-    shared = len(set(other.get("problems", [])) & set(result["problems"]))
     return {"aggregation": name, "selected_on": path.name, "shared_problems": shared, **result[name]}
 
 
@@ -228,7 +228,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, loc="best")
     figure.tight_layout()
-    figure.savefig(path)
+    with cli.naming(path):
+        figure.savefig(path)
 
 
 def main() -> None:

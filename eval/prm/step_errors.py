@@ -112,7 +112,7 @@ def parse_steps(record: Any) -> dict[str, Any]:
     labels, steps = record.get("step_labels"), [len(steps) for steps in record["solutions_splits"]]
     if not isinstance(labels, list) or [len(entry) if isinstance(entry, list) else -1 for entry in labels] != steps:
         raise ValueError("field 'step_labels': expected one label per step of every solution")
-    if not all(label in (0, 1, None) for entry in labels for label in entry):
+    if not all(label is None or label in (0, 1) for entry in labels for label in entry):
         raise ValueError("field 'step_labels': must be 1, 0 or null")
     return record
 
@@ -179,7 +179,7 @@ def select(path: Path, records: list[dict[str, Any]]) -> tuple[float, str]:
     other = read_json(path)
     try:
         benchmark, threshold, theirs = other["benchmark"], float(other["best"]["threshold"]), set(other["problems"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise cli.BadInput(f"{path}: not a score file of this script") from None
     if benchmark != records[0]["benchmark"]:
         raise cli.BadInput(f"{path}: of {benchmark}, but the records are of {records[0]['benchmark']}")

@@ -41,8 +41,8 @@ from transformers.utils import logging
 from mm_prm import cli
 from mm_prm.cli import BadInput, Fault
 from mm_prm.prm_format import TURN_END
-from mm_prm.prm_model import KEPT, load_processor
-from mm_prm.records import read_json, write_atomic, write_json
+from mm_prm.prm_model import KEPT, load_config, load_processor
+from mm_prm.records import read_object, write_atomic, write_json
 
 INDEX = "model.safetensors.index.json"
 UNFINISHED = ".unfinished"  # a folder, for a killed safetensors leaves temporary files of its own names behind
@@ -306,8 +306,9 @@ class Stored:
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
     """Every weight of a folder. Raises BadInput when there is none, a shard is not there, or one cannot be read."""
-    listed = optional_json(folder / INDEX).get("weight_map", {})
-    files = sorted({folder / name for name in listed.values()} or folder.glob("*.safetensors"))
+    with cli.refusing(f"{folder / INDEX}: no index of weights"):
+        listed = optional_json(folder / INDEX).get("weight_map", {})
+        files = sorted({folder / name for name in listed.values()} or folder.glob("*.safetensors"))
     if not files:
         raise BadInput(f"{folder}: holds no *.safetensors")
     found: dict[str, Stored] = {}
@@ -456,10 +457,11 @@ def convert_weights(source: Path, output: Path, config: InternVLConfig, to: str)
 
 
 def to_native(source: Path, output: Path) -> None:
-    original = read_json(source / "config.json")
-    family = original_family(original, source / "config.json")
-    processor = native_processor(source, family, original)
-    config = native_config(original, family, processor)
+    original = read_object(source / "config.json")
+    with cli.refusing(f"{source}: a field of its small files is wrong"):
+        family = original_family(original, source / "config.json")
+        processor = native_processor(source, family, original)
+        config = native_config(original, family, processor)
     if len(processor.tokenizer) > config.text_config.vocab_size:
         raise BadInput(f"{source}: {len(processor.tokenizer)} tokens, but 'llm_config.vocab_size' is smaller")
     convert_weights(source, output, config, "native")
@@ -484,10 +486,10 @@ def native_generation(source: Path, config: InternVLConfig, tokenizer: Any) -> d
 
 
 def to_original(source: Path, output: Path) -> None:
-    native = read_json(source / "config.json")
+    native = read_object(source / "config.json")
     if native.get("model_type") != "internvl":
         raise BadInput(f"{source / 'config.json'}: field 'model_type': {native.get('model_type')!r} is not 'internvl'")
-    config = InternVLConfig.from_pretrained(source)
+    config = load_config(str(source))
     family = next((old for old, new in FAMILIES.items() if new == config.text_config.model_type), None)
     if family is None:
         raise BadInput(f"{source / 'config.json'}: text model {config.text_config.model_type!r} has no original format")

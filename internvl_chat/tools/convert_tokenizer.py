@@ -24,7 +24,7 @@ from mm_prm.cli import BadInput
 from mm_prm.prm_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from mm_prm.prm_model import KEPT
 from mm_prm.prompts import CHAT_TEMPLATE
-from mm_prm.records import read_json, write_atomic, write_json
+from mm_prm.records import read_json, read_object, write_atomic, write_json
 
 SMALL_FILES = ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.json"]
 SMALL_FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
@@ -42,7 +42,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, as in th
 
 
 def optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
 def tokenizer_settings(folder: Path, family: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from internvl.train.dataset import Row, by_problem
 from mm_prm.packing import Packed
-from mm_prm.prm_format import Encoded, Encoder
+from mm_prm.prm_format import PLACEHOLDER, Encoded, Encoder, placeable
 from mm_prm.prm_model import image_tiles, image_token_counts, row_tensors
 
 IMAGE_COST = 6000  # what a picture costs, in characters of text: some 1,800 tokens
@@ -87,8 +87,9 @@ def parts(run: list[int], largest: int) -> list[list[int]]:
 class Collator:
     """Rows -> one packed row of tokens: what `position_logits` takes, and `targets`, one per wanted position.
 
-    With `pack`, rows that read the same pictures are one tree and their pictures are encoded once. Text beyond
-    max_length tokens is cut off with its targets, which are counted in `dropped`. pixels: False for lengths alone.
+    With `pack`, rows that read the same pictures in the same places are one tree and their pictures are encoded once.
+    Text beyond max_length tokens is cut off with its targets, which are counted in `dropped`. pixels: False for lengths
+    alone.
     """
 
     def __init__(self, processor: Any, objective: str, max_length: int, pack: bool, pixels: bool = True):
@@ -128,8 +129,10 @@ class Collator:
             return [(row.images, [row]) for row in rows]
         together: dict[tuple[str, ...], list[Row]] = {}
         for row in rows:
-            together.setdefault(tuple(row.images), []).append(row)
-        return [(list(images), members) for images, members in together.items()]
+            # What stands before the last picture: where it differs, the rows share no picture's tokens.
+            before = placeable(row.text, self.objective).rpartition(PLACEHOLDER)[0] if row.images else ""
+            together.setdefault((before, *row.images), []).append(row)
+        return [(members[0].images, members) for members in together.values()]
 
     def encode(self, row: Row, image_tokens: list[int]) -> tuple[Encoded, list[Any]]:
         """The row's sequence with the positions whose logits are trained, and their targets."""

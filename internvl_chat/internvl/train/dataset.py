@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mm_prm.cli import BadInput
-from mm_prm.prm_format import MARKER, question_of
-from mm_prm.records import is_probability, parse_records, read_json, read_jsonl, whole_images
+from mm_prm.prm_format import MARKER, check_placeholders, placeable, question_of
+from mm_prm.records import (
+    is_count,
+    is_number,
+    is_probability,
+    parse_records,
+    pictures_of,
+    read_jsonl,
+    read_object,
+    whole_images,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
     """One line of the training JSONL. Raises ValueError that names the field."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {type(record).__name__}")
-    images = whole_images(record.get("image"), root, "image")
+    images = whole_images(pictures_of(record, "image"), root, "image")
     turns = record.get("conversations")
     try:
         (human, text), (gpt, target) = ((turn["from"], turn["value"]) for turn in turns)  # type: ignore[union-attr]
@@ -41,8 +50,10 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
     else:
         if not isinstance(target, str) or not target:
             raise ValueError("field 'conversations': the gpt turn must be text")
-        for _ in images:  # the placeholders of InternVL's SFT format; the encoder puts the images there itself
-            text = text.removeprefix("<image>\n")
+    try:
+        check_placeholders(placeable(text, objective), len(images))
+    except ValueError as error:
+        raise ValueError(f"field 'conversations': {error}") from None
     return Row(str(record.get("id", "")), images, text, target)
 
 
@@ -62,21 +73,21 @@ def read_rows(meta_path: str, objective: str, seed: int, skip_bad_rows: int = 0)
     Relative paths belong to the dataset JSON's folder. Up to skip_bad_rows bad rows are left out, each said in a line;
     more raise BadInput naming every one.
     """
-    meta = read_json(meta_path)
-    if not isinstance(meta, dict) or not meta:
-        raise BadInput(f"{meta_path}: expected an object of datasets")
+    meta = read_object(meta_path)
+    if not meta:
+        raise BadInput(f"{meta_path}: holds no dataset")
+    if problems := [f"{meta_path}: dataset {name!r}: {line}" for name in meta for line in entry_faults(meta[name])]:
+        raise BadInput(*problems)
     folder, rows = Path(meta_path).parent, []
     wrong_length, bad = [], []
     for name, entry in meta.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("annotation"), str):
-            raise BadInput(f"{meta_path}: dataset {name!r}: field 'annotation' is missing")
         annotation, root = folder / entry["annotation"], folder / (entry.get("root") or "")
         records = read_jsonl(annotation)
         if entry.get("length") not in (None, len(records)):
             found = f"length is {entry['length']}, but it has {len(records)} rows"
             wrong_length.append(f"{meta_path}: dataset {name!r}: {found}")
         good, wrong = parse_records(annotation, records, partial(parse_row, root=root, objective=objective))
-        whole, part = divmod(_repeat_time(meta_path, name, entry), 1)
+        whole, part = divmod(entry.get("repeat_time", 1), 1)
         rows += good * int(whole) + random.Random(f"{seed} {name}").sample(good, round(part * len(good)))
         bad += wrong
     if wrong_length or len(bad) > skip_bad_rows:
@@ -88,11 +99,30 @@ def read_rows(meta_path: str, objective: str, seed: int, skip_bad_rows: int = 0)
     return rows
 
 
-def _repeat_time(meta_path: str, name: str, entry: dict[str, Any]) -> float:
-    value = entry.get("repeat_time", 1)
-    if not isinstance(value, (int, float)) or not value >= 0:
-        raise BadInput(f"{meta_path}: dataset {name!r}: field 'repeat_time' must be a number of at least 0")
-    return value
+MAX_REPEAT = 1000
+# Field of a dataset's entry: is it right, and what was expected; only the annotation must be there.
+ENTRY: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "annotation": (lambda value: isinstance(value, str) and value != "", "the path of a JSONL file"),
+    "root": (lambda value: value is None or isinstance(value, str), "the path of a folder"),
+    "repeat_time": (lambda value: is_number(value) and 0 <= value <= MAX_REPEAT, f"a number from 0 to {MAX_REPEAT}"),
+    "length": (lambda value: value is None or is_count(value), "a whole number"),
+    "data_augment": (lambda value: isinstance(value, (bool, int, type(None))), "true or false"),
+}
+
+
+def entry_faults(entry: Any) -> list[str]:
+    """What is wrong with a dataset's entry, one line a field."""
+    if not isinstance(entry, dict):
+        return [f"expected an object, found {type(entry).__name__}"]
+    given = {"annotation": None, **entry}
+    wrong = [name for name, (is_right, _) in ENTRY.items() if name in given and not is_right(given[name])]
+    return [f"field {name!r}: expected {ENTRY[name][1]}, found {shown(given[name])}" for name in wrong]
+
+
+def shown(value: Any) -> str:
+    """A value in a message, a long one by its kind."""
+    text = ascii(value)
+    return text if len(text) <= 60 else type(value).__name__
 
 
 def by_problem(rows: Sequence[Row]) -> list[list[int]]:

@@ -107,8 +107,10 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 def has_all_steps(checkpoint: str, args: FinetuneArguments) -> bool:
     """Whether a checkpoint-N is the last one of this training."""
-    state = read_json(Path(checkpoint) / "trainer_state.json")
-    return state["global_step"] >= args.max_steps if args.max_steps > 0 else state["epoch"] >= args.num_train_epochs
+    path = Path(checkpoint) / "trainer_state.json"
+    with cli.refusing(f"{path}: not the state of a training"):
+        state = read_json(path)
+        return state["global_step"] >= args.max_steps if args.max_steps > 0 else state["epoch"] >= args.num_train_epochs
 
 
 def save_final(trainer: FinetuneTrainer, processor: Any, args: FinetuneArguments, start: str) -> None:
@@ -157,7 +159,8 @@ def main() -> None:
         usage="%(prog)s [flags]",
         allow_abbrev=False,
     )
-    model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    with cli.refusing("these flags do not go together"):  # transformers checks them, and reads --deepspeed's file
+        model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
     if unknown:
         raise cli.BadInput(f"unknown flags: {' '.join(unknown)}")
     if args.n_gpu > 1:
