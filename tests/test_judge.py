@@ -3,12 +3,11 @@
 
 import argparse
 import asyncio
-import time
 
 import pytest
 from fake_server import ChatServer
 
-from mm_prm.answers import glance, normalise, rule_equal
+from mm_prm.answers import glance, normalise, rule_verdict
 from mm_prm.cli import BadInput
 from mm_prm.judge import Judge, MathWorkers, Undecided, add_judge_flags, judge_from_flags
 from mm_prm.records import Problem
@@ -45,7 +44,7 @@ SAME = [
 ]  # fmt: skip
 DIFFERENT = [
     ("75", "57"), ("75", ""), ("75", "-"), ("75", "7.5"), ("75", "-75"), ("1,200", "1.2"), ("75", "75 or 76"), ("75", "7_5"), (">", "<"),
-    ("75", "seventy"), ("\\frac{1}{2}", "2"), ("x+1", "x-1"), ("2\\sqrt{3}", "3\\sqrt{2}"), ("2m", "2"), ("x > 2", "x < 2"),
+    ("\\frac{1}{2}", "2"), ("x+1", "x-1"), ("2\\sqrt{3}", "3\\sqrt{2}"), ("2m", "2"), ("x > 2", "x < 2"),
     ("B", "C"), ("B", "(C)"), ("B", "Because"), ("B", "AB"), ("A", "A or B"), ("A", "A, C"), ("A, C", "A"), ("AC", "AB"), ("BAC", "ABC"),
     ("I", "I think 5"), ("A", "A line"), ("B. 75", "57"), ("cat", "act"), ("B", "The answer is C"),
     ("5 kg", "5 cm"), ("\\frac12 kg", "0.5 cm"), ("12 cm", "12 cm^2"), ("5 m", "500 m"), ("75%", "7.5"), ("75%", "7500"),
@@ -59,12 +58,12 @@ TRIVIAL = [("75", "57"), ("75", "--"), ("B", "C"), ("AC", "AB"), ("5 kg", "6 kg"
 
 @pytest.mark.parametrize(("reference", "answer"), SAME)
 def test_rules_see_the_same_answer(reference, answer):
-    assert rule_equal(reference, answer)
+    assert rule_verdict(reference, answer) == "same"
 
 
 @pytest.mark.parametrize(("reference", "answer"), DIFFERENT)
 def test_rules_see_a_different_answer(reference, answer):
-    assert not rule_equal(reference, answer)
+    assert rule_verdict(reference, answer) != "same"
 
 
 @pytest.mark.parametrize(("reference", "answer"), TRIVIAL)
@@ -98,12 +97,12 @@ def ask(server, kind, *answers, max_outage=5.0, known=None):
 def test_the_llm_is_asked_once_per_answer_and_only_where_the_rules_are_unsure(monkeypatch):
     monkeypatch.setattr(Judge, "AUDIT_AT_MOST", 0)
     with ChatServer(lambda request: ["Yes."]) as server:
-        answers = ["75", "57", "seventy-five", "seventy-five", " seventy-five. "]
+        answers = ["75", "57", "LXXV", "LXXV", " LXXV. "]
         verdicts, judge = ask(server, "rule+llm", *answers)
         assert verdicts == [True, False, True, True, True]
         assert len(server.requests) == 1 and judge.counts["rule"] == 2 and judge.counts["llm"] == 1
-        assert server.requests[0]["temperature"] == 0 and "seventy-five" in str(server.requests[0]["messages"])
-        assert ask(server, "rule+llm", "seventy-five", known={"seventy-five": False})[0] == [False]
+        assert server.requests[0]["temperature"] == 0 and "LXXV" in str(server.requests[0]["messages"])
+        assert ask(server, "rule+llm", "LXXV", known={"LXXV": False})[0] == [False]
         assert len(server.requests) == 1
 
 
@@ -131,20 +130,16 @@ def test_rules_and_llm_are_compared_on_a_sample():
         assert f"agree on {sum(judge.audited)} of {sampled}" in judge.summary()
 
 
-def test_an_answer_that_would_compute_for_ever_is_stopped():
-    started = time.monotonic()
-
+def test_computer_algebra_that_would_never_end_is_ended_and_the_next_comparison_goes_on():
     async def run():
-        workers = MathWorkers(seconds=2)
+        workers = MathWorkers(cpu_seconds=1)
         try:
-            with pytest.raises(TimeoutError):
-                await workers.equal("3", "9^{9^{9^9}}")
-            return await workers.equal("3x", "x+2x")
+            endless = await workers.compute("3", r"\sum_{k=1}^{\infty} \frac{\sin(k^2)^{9^{9^9}}}{k^{9^{9}}}")
+            return endless, await workers.compute("3x", "x+2x")
         finally:
             workers.close()
 
-    assert asyncio.run(run()) is True
-    assert time.monotonic() - started < 40
+    assert asyncio.run(run()) == ("unsure", "same")
 
 
 def test_an_llm_judge_needs_endpoint_and_model():

@@ -1,0 +1,632 @@
+r"""What an answer says, once all of it was read: a value with its unit, a list, an interval, a relation, words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from mm_prm.answers.expressions import Node, Unread, names, parse, spread, value
+from mm_prm.answers.text import split
+from mm_prm.answers.units import Unit, read_counted, read_unit
+
+
+@dataclass(frozen=True)
+class Value:
+    """A formula and its unit. name: x in `x = 5`; compact: the unit is one letter right behind the number, or a variable
+    (3m); rough: said to be approximate."""
+
+    node: Node
+    unit: Unit | None = None
+    name: str | None = None
+    compact: bool = False
+    rough: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Several:
+    r"""Several values. brackets: "" for none, "()" for a point or an open interval, "{}" for a set, "matrix", "cases".
+    ordered: their order counts; joint: "or", "and" or "" where the text does not say; name: as for Value."""
+
+    items: tuple[Reading, ...]
+    brackets: str = ""
+    ordered: bool = False
+    joint: str = ""
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    terms: tuple[Node, ...]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time of the day that may be a ratio as well where half (am, pm) is missing."""
+
+    hour: int
+    minute: int
+    half: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """operators between operands, turned so that < and <= point to the right."""
+
+    operands: tuple[Node, ...]
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Numbers between two ends. name: the variable, where there is one."""
+
+    low: Node
+    high: Node
+    closed: tuple[bool, bool]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """10-15, 10 to 15: two numbers that mean a span, or a difference."""
+
+    low: Value
+    high: Value
+
+
+@dataclass(frozen=True)
+class Numeral:
+    """digits in a base other than ten."""
+
+    digits: str
+    base: int
+
+
+@dataclass(frozen=True)
+class Statements:
+    """(1)(3): which of several numbered statements."""
+
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Words:
+    text: str
+
+
+Reading = Value | Several | Ratio | Clock | Relation | Region | Range | Numeral | Statements | Words
+
+# ---------------------------------------------------------------- the pieces of a text
+
+_PLAIN_NUMBER = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?")
+_BLOCKS = re.compile(r";")
+_ENTRIES = re.compile(
+    r"(?!(?<=\d),\d{3}(?!\d)),| \b(?:and|or)\b |[和或且]| \\(?:text|quad) ?(?:and|or)|\\(?:vee|lor|wedge|land)\b"
+)
+_UNION = re.compile(r"\\cup")
+_OPERATOR = re.compile(
+    r"<=|>=|!=|=|<|>|\\(?:le|ge|ne|approx|in|notin|parallel|perp|cong|sim|subset|subseteq|to|leftrightarrow|Rightarrow|equiv|mid)"
+    r"(?![a-zA-Z])"
+)
+_OPERATORS = {"<=": r"\le", ">=": r"\ge", "!=": r"\ne"}
+_TURNED = {">": "<", r"\ge": r"\le"}
+SYMMETRIC = {"=", r"\ne", r"\approx", r"\parallel", r"\perp", r"\cong", r"\sim", r"\leftrightarrow", r"\equiv"}
+_STATEMENTS = re.compile(r"(?:\(\d\)[,; ]*(?:and )?){2,}|(?:\d\.){3,}|(?:\d\.){2,}\d")
+_LABEL = re.compile(r"\((\d)\)")
+_CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?|o'clock)?", re.IGNORECASE)
+_RANGE = re.compile(r"(-?[\d.,]+ ?%?) ?(?:-|~| to |至|到) ?(\$?[\d.,]+ ?[^\d]*)")
+_NUMERAL = re.compile(r"([0-9A-Z]+)_ ?(?:\{ ?(\d+|[a-z]+) ?\}|(\d))")
+_ROUGH = re.compile(r"(?:\\approx|about|around|approximately|approx\.?|roughly|~|约为?|大约) ?", re.IGNORECASE)
+_REMARK = re.compile(
+    r" ?\((?:approx(?:imately|\.)?|about|rounded[^()]*|not unique[^()]*|the answer is not unique[^()]*|answers? (?:may|can) vary"
+    r"|to \d+ (?:d\.?p\.?|s\.?f\.?|decimal places|significant figures)|答案不唯一[^()]*|不唯一[^()]*|答案合理即可|近似值?)\)$",
+    re.IGNORECASE,
+)
+_ALTERNATIVE = re.compile(r" ?\((?:or|或)(?: fill in)? ?:? ?(.+)\)$", re.IGNORECASE)
+_SET_BUILDER = re.compile(r"\\?\{ ?([a-zA-Z]) ?(?:\|(?!.*\|)|:) ?(.+?) ?\\?\}")
+_ENVIRONMENT = re.compile(
+    r"\\begin ?\{ ?([pbvB]?matrix|cases|array|aligned?) ?\}(?:\{[lcr| ]*\})?(.*?)\\end ?\{ ?\1 ?\}", re.DOTALL
+)
+_NAME = re.compile(
+    r"[a-zA-Z]'*(?: ?_ ?(?:\{[^{}]*\}|\w))?'*(?: ?\( ?(?:[a-zA-Z]|-?\d+)(?: ?, ?(?:[a-zA-Z]|-?\d+))* ?\))?"
+    r"|(?:S|V|C|L|P)_ ?\{[^{}]*\}|m? ?\\(?:angle|triangle) ?[A-Z0-9]{1,3}'*|\|? ?[A-Z]{2} ?\|?|\\(?:alpha|beta|theta|gamma|lambda|phi|omega|rho|mu|sigma|Delta [a-z])"
+)
+_REALS = re.compile(r"(?:(?:all|any) real numbers?|R|\\mathbb ?\{ ?R ?\}|全体实数|任意实数)", re.IGNORECASE)
+INFINITY: Node = ("const", "infty")
+
+
+def _open_close(text: str) -> str:
+    """The kind of brackets that enclose all of a text, or "". A half-open interval has "[)"."""
+    text = text.replace(r"\{", "{").replace(r"\}", "}").replace(r"\langle", "(").replace(r"\rangle", ")")
+    if len(text) < 2 or text[0] not in "([{" or text[-1] not in ")]}":
+        return ""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and at < len(text) - 1:
+            return ""
+    return text[0] + text[-1] if depth == 0 else ""
+
+
+def _inside(text: str) -> str:
+    text = re.sub(r"^(?:\\\{|\\langle|[(\[{])|(?:\\\}|\\rangle|[)\]}])$", "", text.strip())
+    return text.strip()
+
+
+# ---------------------------------------------------------------- readings, from the whole text down to one value
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Reading:
+    """Everything that a normalised answer says. Raises Unread when some of it was not understood."""
+    if _PLAIN_NUMBER.fullmatch(text):  # as most are
+        return Value(("num", Fraction(text)), text=text)
+    text = re.sub(r"[.?!]$", "", text.strip()) if not text.endswith("!") else text
+    text = _REMARK.sub("", text)
+    return _statements(text) or _blanks(text) or _clock(text) or _several(text)
+
+
+def alternatives(text: str) -> list[str]:
+    """`2 (or 4/2)` is right as 2 and as 4/2."""
+    found = _ALTERNATIVE.search(text)
+    return [text[: found.start()], found.group(1)] if found else [text]
+
+
+def _statements(text: str) -> Reading | None:
+    if not _STATEMENTS.fullmatch(text):
+        return None
+    return Statements(frozenset(map(int, re.findall(r"\d", text))))
+
+
+def _blanks(text: str) -> Reading | None:
+    """(1) 3 (2) 4, 5: the answers to numbered parts."""
+    if not text.startswith("(1)"):
+        return None
+    pieces, rest = [], text[3:]
+    while (at := rest.find(f"({len(pieces) + 2})")) > 0:
+        pieces.append(rest[:at])
+        rest = rest[at + 3 :]
+    parts = [piece.strip(" ;,.") for piece in (*pieces, rest)]
+    if len(parts) < 2 or not all(parts):
+        return None
+    return Several(tuple(_several(part) for part in parts), ordered=True)
+
+
+def _clock(text: str) -> Reading | None:
+    found = _CLOCK.fullmatch(text)
+    if not found or not (found.group(2) or found.group(3) or "clock" in text.lower()):
+        return None
+    hour, minute = int(found.group(1)), int(found.group(2) or 0)
+    half = (found.group(3) or "").lower()
+    if hour > 24 or (half and not 1 <= hour <= 12):
+        return _item(text) if ":" in text and not half else None
+    if half:
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return Clock(hour, minute, half)
+
+
+def _several(text: str) -> Reading:
+    blocks = [block for block in split(text, _BLOCKS)[0] if block]
+    if len(blocks) > 1:
+        flat = [item for block in blocks for item in _flat(_entries(block))]
+        return _named(Several(tuple(flat), ordered=any("," in block for block in blocks)))
+    return _entries(blocks[0] if blocks else text)
+
+
+def _flat(reading: Reading) -> tuple[Reading, ...]:
+    return reading.items if isinstance(reading, Several) and not reading.brackets else (reading,)
+
+
+def _entries(text: str) -> Reading:
+    if re.fullmatch(r"0,\d+", text):
+        return Value(("num", Fraction(text.replace(",", "."))), text=text)  # a decimal comma
+    if re.fullmatch(r"-?\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?", text):
+        return Value(("num", Fraction(re.sub("[ ,]", "", text))), text=text)
+    parts, between = split(_ands(text), _ENTRIES)
+    parts = [part for part in parts if part]
+    if len(parts) < 2:
+        return _item(parts[0] if parts else text)
+    joints = {"or" if word.strip(" \\") in ("or", "或", "vee", "lor") else "and" for word in between if word != ","}
+    if len(joints) > 1:
+        raise Unread("and, or")
+    items = [item for part in parts for item in _flat(_item(part))]
+    return _joined(items, joints.pop() if joints else "")
+
+
+def _ands(text: str) -> str:
+    """`x = 2, or x = 3`: one separator."""
+    return re.sub(r", ?(and|or) ", r" \1 ", text) if ", " in text else text
+
+
+def _joined(items: list[Reading], joint: str) -> Reading:
+    if all(isinstance(item, Region) for item in items) and joint == "or":
+        return Several(tuple(items), brackets="union")
+    return _named(Several(tuple(items), joint=joint))
+
+
+def _named(several: Several) -> Several:
+    """x = 2, x = 3 and x = 2, 3 are the values of x; a = 1, b = 2 keep a name each."""
+    called = [getattr(item, "name", None) for item in several.items]
+    if called[0] is None or any(name not in (None, called[0]) for name in called):
+        return several
+    items = tuple(replace(item, name=None) if getattr(item, "name", None) else item for item in several.items)
+    return replace(several, items=items, name=called[0])
+
+
+def _item(text: str) -> Reading:
+    if _REALS.fullmatch(text):
+        return Region(("neg", INFINITY), INFINITY, (False, False))
+    if found := _SET_BUILDER.fullmatch(text):
+        return _condition(found.group(2), found.group(1))
+    if r"\begin" in text:
+        return _environment(text)
+    if r"\cup" in text:
+        return Several(tuple(_item(part) for part in split(text, _UNION)[0]), brackets="union")
+    if text == r"\emptyset":
+        return Several((), brackets="{}")
+    parts, operators = split(text, _OPERATOR)
+    if operators and not (len(operators) == 1 and not parts[0] and operators[0] == r"\approx"):
+        return _relation(parts, [_OPERATORS.get(operator, operator) for operator in operators])
+    if brackets := _open_close(text):
+        return _bracketed(text, brackets)
+    if ":" in text:
+        return _ratio(text)
+    return _numeral(text) or _range(text) or _point(text) or _quantity(text)
+
+
+def _condition(text: str, variable: str) -> Reading:
+    reading = _entries(text)
+    regions = reading.items if isinstance(reading, Several) and reading.brackets == "union" else (reading,)
+    if not all(isinstance(region, Region) and region.name == variable for region in regions):
+        raise Unread("a set by a condition")
+    return reading
+
+
+def _environment(text: str) -> Reading:
+    found = _ENVIRONMENT.fullmatch(text.strip("([{ }])|" if "array" in text else " "))
+    if not found:
+        raise Unread("an environment in a formula")
+    rows = [row.strip() for row in re.split(r"\\\\(?:\[[^]]*\])?|\\cr", found.group(2)) if row.strip()]
+    if found.group(1) in ("cases", "align", "aligned"):
+        items = [_item(row.replace("&", "").strip(" ,;")) for row in rows]
+        return _named(Several(tuple(items), joint="and"))
+    cells = [Several(tuple(_item(cell.strip()) for cell in row.split("&")), "row", ordered=True) for row in rows]
+    kind = "determinant" if found.group(1) == "vmatrix" else "matrix"
+    return Several(tuple(cells), kind, ordered=True)
+
+
+def _bracketed(text: str, brackets: str) -> Reading:
+    inner = _inside(text)
+    if not inner:
+        raise Unread("empty brackets")
+    if "," in inner or ";" in inner:
+        items, _ = split(inner, re.compile("[,;]"))
+        if len(items) > 1:
+            if re.search(r" (?:or|and) |[或和]", inner):
+                raise Unread("words in brackets")
+            read_items = tuple(item for part in items for item in _flat(_item(part)))
+            if brackets == "{}":
+                return Several(read_items, "{}")
+            return Several(read_items, brackets, ordered=True)
+    if brackets in ("[)", "(]"):
+        raise Unread("half an interval")
+    reading = _item(inner)
+    if brackets == "{}":
+        return Several(_flat(reading), "{}") if text.startswith("\\") else reading
+    return reading if isinstance(reading, Value) and brackets in ("()", "[]") else _quantity(text)
+
+
+def _ratio(text: str) -> Reading:
+    parts = text.split(":")
+    if len(parts) < 2 or not all(part.strip() for part in parts):
+        raise Unread("a colon")
+    if (clock := _CLOCK.fullmatch(text)) and clock.group(2):
+        return Clock(int(clock.group(1)), int(clock.group(2)))
+    return Ratio(tuple(parse(part) for part in parts))
+
+
+def _numeral(text: str) -> Reading | None:
+    found = _NUMERAL.fullmatch(text)
+    if not found or not any(map(str.isdigit, found.group(1))):
+        return None
+    words = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+    base = found.group(3) or found.group(2)
+    if not base.isdigit() and base not in words:
+        raise Unread("a base")
+    return Numeral(found.group(1), int(base) if base.isdigit() else words[base])
+
+
+def _range(text: str) -> Reading | None:
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return None
+    low, high = _quantity(found.group(1)), _quantity(found.group(2))
+    return Range(low, high)
+
+
+def _point(text: str) -> Reading | None:
+    r"""P(1, 2) is the point P."""
+    found = re.fullmatch(r"([A-Z]'?) ?(\(.*\))", text)
+    if not found or _open_close(found.group(2)) != "()" or not split(_inside(found.group(2)), re.compile(","))[1]:
+        return None
+    reading = _bracketed(found.group(2), "()")
+    return replace(reading, name=found.group(1)) if isinstance(reading, Several) else None
+
+
+# ---------------------------------------------------------------- relations
+
+
+def _relation(parts: list[str], operators: list[str]) -> Reading:
+    if set(operators) <= {"=", r"\approx"}:
+        return _equalities(parts, operators)
+    if operators == [r"\in"] and (found := _NAME.fullmatch(parts[0])):
+        inside = _item(parts[1])
+        if isinstance(inside, (Region, Several)):
+            return _with_name(inside, found.group())
+    if not parts[0] and len(operators) == 1:  # >-2
+        return _bounds(["x", parts[1]], operators, None)
+    if set(operators) <= {"<", r"\le", ">", r"\ge"}:
+        return _bounds(parts, operators, "")
+    return _turned([_operand(part) for part in parts], operators)
+
+
+def _operand(text: str) -> Node:
+    reading = _quantity(text)
+    return reading.node
+
+
+def _turned(operands: list[Node], operators: list[str]) -> Relation:
+    if operators and all(operator in _TURNED for operator in operators):
+        operands, operators = operands[::-1], [_TURNED[operator] for operator in reversed(operators)]
+    if any(operator in _TURNED for operator in operators):
+        raise Unread("< and >")
+    return Relation(tuple(operands), tuple(operators))
+
+
+def _is_constant(node: Node) -> bool:
+    return not names(node)
+
+
+def _bounds(parts: list[str], operators: list[str], name: str | None) -> Reading:
+    """x > 3 and 1 < x <= 2 as regions; other chains as relations. name: None where no variable was written."""
+    relation = _turned([_operand(part) for part in parts], operators)
+    operands, signs = relation.operands, relation.operators
+    variables = [at for at, operand in enumerate(operands) if not _is_constant(operand)]
+    if len(variables) != 1 or operands[variables[0]][0] != "var" or len(operands) > 3:
+        return relation
+    at = variables[0]
+    low = operands[at - 1] if at else ("neg", INFINITY)
+    high = operands[at + 1] if at + 1 < len(operands) else INFINITY
+    if len(operands) == 3 and at != 1:
+        return relation
+    closed = (bool(at) and signs[at - 1] == r"\le", at < len(signs) and signs[at] == r"\le")
+    return Region(low, high, closed, operands[at][1] if name is not None else None)
+
+
+def _with_name(reading: Reading, name: str) -> Reading:
+    if isinstance(reading, Clock):
+        reading = Ratio((("num", Fraction(reading.hour)), ("num", Fraction(reading.minute))))
+    if isinstance(reading, (Value, Several, Ratio, Region)):
+        name = re.sub(r"[\s{}]", "", name.strip("| "))
+        return replace(reading, name=reading.name or name)
+    raise Unread("a name for something else")
+
+
+def _equalities(parts: list[str], operators: list[str]) -> Reading:
+    if not all(parts[1:]) or (not parts[0] and operators != ["="]):
+        raise Unread("half an equation")
+    exact = 1 + next((at for at, operator in enumerate(operators) if operator == r"\approx"), len(operators))
+    name = _left_name(parts[0], parts[1])
+    first = 1 if name and exact > 1 else 0
+    if name and exact == 1:  # x \approx 75
+        return _with_name(replace(_quantity(parts[1]), rough=True), name) if len(parts) == 2 else _refuse()
+    if not name and exact == 2 and len(parts) == 2:
+        return _equation(parts)
+    readings = [_item(part) for part in parts[first:exact]]
+    if any(not _agree(readings[0], reading) for reading in readings[1:]):
+        raise Unread("an equation of which only a part is the answer")
+    if any(not _near(readings[0], _item(part)) for part in parts[exact:]):
+        raise Unread("no good approximation")
+    return _with_name(readings[-1], name) if name else readings[-1]
+
+
+def _refuse() -> Reading:
+    raise Unread("several approximations")
+
+
+def _left_name(left: str, right: str) -> str | None:
+    """x, f(x), AB, \\angle A, (x, y), V_1:V_2: what an equation gives the value of; EB = BD gives none."""
+    if not left or re.search(r"(?<![a-zA-Z\\])[A-Z]{2}|[A-Z]'", right) and not re.search(r"[a-z_]", right):
+        return None
+    if _NAME.fullmatch(left):
+        return left
+    if ":" in left and all(_NAME.fullmatch(part.strip()) for part in left.split(":")):
+        return left
+    inner = _inside(left).split(",")
+    if (
+        _open_close(left) == "()"
+        and len(inner) > 1
+        and all(_NAME.fullmatch(part.strip()) or re.fullmatch(r"[a-z]\d", part.strip()) for part in inner)
+    ):
+        return left
+    return None
+
+
+def _equation(parts: list[str]) -> Reading:
+    operands = [_item(part) if part else _refuse() for part in parts]
+    if not all(isinstance(operand, Value) for operand in operands):
+        raise Unread("an equation between other things")
+    left, right = operands
+    assert isinstance(left, Value) and isinstance(right, Value)
+    if _is_constant(left.node) and _is_constant(right.node):
+        if not _agree(left, right):
+            raise Unread("an equation that does not hold")
+        return right
+    return Relation((left.node, right.node), ("=",))
+
+
+def _agree(left: Reading, right: Reading) -> bool:
+    from mm_prm.answers.compare import compare  # it needs this module
+
+    return compare(left, right) == "same"
+
+
+def _near(left: Reading, right: Reading) -> bool:
+    """Within one part in twenty, which is how far an approximation may be off."""
+    if not isinstance(left, Value) or not isinstance(right, Value):
+        return False
+    try:
+        exact, rounded = (float(abs(value(reading.node))) for reading in (left, right))
+    except (Unread, ZeroDivisionError, TypeError, OverflowError):
+        return False
+    return abs(exact - rounded) <= 0.05 * max(exact, rounded)
+
+
+# ---------------------------------------------------------------- one value
+
+_MONEY = re.compile(r"(-?)(?:\\\$|[€£¥]|US\\?\$) ?(-?[\d.,]+(?:[eE]\d+)?.*)")
+_COMPOUND = re.compile(r"(\d+(?:\.\d+)?) ?(\^ ?\\circ|'{1,2}|[a-zA-Z]+|小时|分钟?|秒|度) ?(?:and |, )?")
+_MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12} | {
+    "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+}  # fmt: skip
+_MULTIPLE = re.compile(rf"(.*[\d}}]) ?({'|'.join(_MULTIPLES)})(?![a-zA-Z\u4e00-\u9fff])(.*)", re.IGNORECASE)
+_TAIL = re.compile(
+    r"(?P<value>.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z](?![a-zA-Z])))(?P<space>\*? *)(?P<unit>(?:\^ ?\\circ|''?|%|\\\$|\\Omega|\(|\\mu|[a-zA-Zμ元度°\u4e00-\u9fff¢€Ω])[^\d]*(?:\^ ?\{? ?-?[1-4] ?\}?[^\d]*)*)"
+)
+
+
+def _quantity(text: str) -> Value:
+    rough = False
+    if found := _ROUGH.match(text):
+        text, rough = text[found.end() :], True
+    if found := re.search(r" ?\(?(?:approximately|approx\.?|about)\)?$|左右$", text):
+        text, rough = text[: found.start()], True
+    sign = re.match(r"\+(?=[\d\\(.])", text)
+    reading = _signed_quantity(text[1:] if sign else text)
+    return Value(reading.node, reading.unit, None, reading.compact, rough, text.strip())
+
+
+def _signed_quantity(text: str) -> Value:
+    text = text.strip()
+    if re.fullmatch("[a-zA-Z][a-z]{2,}", text):
+        raise Unread("a word")
+    if found := _MONEY.fullmatch(text):
+        rest = _signed_quantity(found.group(2))
+        if rest.unit not in (None, UNIT_OF_MONEY):
+            raise Unread("money and another unit")
+        node = ("neg", rest.node) if found.group(1) else rest.node
+        return Value(node, UNIT_OF_MONEY if "$" in text else Unit(((text.lstrip("-")[0], 1),)))
+    if found := _MULTIPLE.fullmatch(text):
+        times: Node = ("num", Fraction(_MULTIPLES[found.group(2).lower()]))
+        rest = _with_unit(found.group(1), found.group(3))
+        return replace(rest, node=("mul", rest.node, times))
+    if compound := _compound(text):
+        return compound
+    return _spelt(text) or _ending_in_unit(text) or Value(parse(_mixed_number(text)))
+
+
+UNIT_OF_MONEY = Unit((("dollar", 1),))
+
+
+def _mixed_number(text: str) -> str:
+    """2 3/4 is two and three quarters."""
+    return re.sub(r"^(-?)(\d+) (\d+)/(\d+)$", r"\1(\2+\\frac{\3}{\4})", text)
+
+
+def _with_unit(value_text: str, unit_text: str) -> Value:
+    if not unit_text.strip():
+        return Value(parse(_mixed_number(value_text)))
+    unit = read_unit(unit_text) or read_counted(unit_text)
+    if not unit:
+        raise Unread("a unit")
+    return Value(parse(_mixed_number(value_text)), unit)
+
+
+def _compound(text: str) -> Value | None:
+    """3 hours 5 minutes, 25°30', 5 ft 6 in: the sum, in the last one's unit."""
+    pieces, at = [], 0
+    while at < len(text) and (found := _COMPOUND.match(text, at)):
+        pieces.append((Fraction(found.group(1)), read_unit(found.group(2))))
+        at = found.end()
+    if at < len(text) or len(pieces) < 2 or not all(unit and unit.known for _, unit in pieces):
+        return None
+    units = [unit for _, unit in pieces if unit]
+    if any(a.dimension != b.dimension or a.factor <= b.factor for a, b in zip(units, units[1:], strict=False)):
+        return None
+    if len(units[0].dimension) != 1 or units[0].dimension[0][1] != 1:
+        return None
+    total = sum((number * unit.factor for (number, _), unit in zip(pieces, units, strict=True)), Fraction(0))
+    return Value(("num", total / units[-1].factor), units[-1])
+
+
+def _ending_in_unit(text: str) -> Value | None:
+    """The shortest number in front of a unit; 2x is none, and 40m is a number of metres or a term."""
+    found = _TAIL.fullmatch(text)
+    if not found:
+        return None
+    value_text, space, tail = found["value"], found["space"], found["unit"]
+    unit = read_unit(tail) or (read_counted(tail) if len(tail.strip()) > 1 and (space or _is_word(tail)) else None)
+    if not unit:
+        return None
+    try:
+        node = parse(_mixed_number(value_text))
+    except Unread:
+        return None
+    single = bool(re.fullmatch(r"[a-zA-Z]", tail.strip()))
+    if single and names(node):
+        return None  # x m
+    return Value(node, unit, compact=single and not space)
+
+
+def _is_word(tail: str) -> bool:
+    return not tail.isascii() or len(tail) > 3
+
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+).split()
+_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
+NUMBER_WORDS = {word: number for number, word in enumerate(_ONES)} | _TENS
+NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
+
+
+def _spelt(text: str) -> Value | None:
+    """One thousand six hundred twenty-five."""
+    words = re.sub(r"[-,]", " ", text.lower()).replace(" and ", " ").split()
+    if not words or words[0] not in NUMBER_WORDS:
+        return None
+    total = group = 0
+    used = 0
+    for word in words:
+        if word in NUMBER_WORDS:
+            group += NUMBER_WORDS[word]
+        elif word == "hundred":
+            group *= 100
+        elif word in _MULTIPLES:
+            total, group = total + group * _MULTIPLES[word], 0
+        else:
+            break
+        used += 1
+    rest = " ".join(words[used:])
+    unit = (read_unit(rest) or read_counted(rest)) if rest else None
+    if rest and not unit:
+        raise Unread("words behind a number")
+    return Value(("num", Fraction(total + group)), unit)
+
+
+def named_node(name: str) -> Node:
+    """The formula that a name is, which may be a name that no formula has."""
+    try:
+        return parse(name)
+    except Unread:
+        return ("var", name)
+
+
+def values(reading: Value) -> list[Value]:
+    r"""Both values of \pm."""
+    return [replace(reading, node=node) for node in spread(reading.node)]
