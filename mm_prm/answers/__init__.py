@@ -26,8 +26,6 @@ Glance = Literal["same", "different", "unsure", "compute"]
 __all__ = ["CPU_SECONDS", "Glance", "Verdict", "canonical", "compute", "glance", "normalise", "rule_verdict"]
 
 _BESIDE_SIGNS = re.compile(r"(?<!\w) | (?!\w)")
-_ARTICLES = re.compile(r"\b(?:the|an?)\b ?|[.\"'`]|,(?= )")
-_WORDS = re.compile(r"[a-z][a-z ,'-]*[a-z]|[\u4e00-\u9fff]+", re.IGNORECASE)
 # A formula that math-verify reads wholly: numbers, letters, operators, and commands that it knows
 _PURE = re.compile(
     r"(?:[\d.+\-*/^_(){}=! ]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z'])|\\(?:frac|sqrt|int|sum|prod|lim|to|infty|pi|cdot|times|binom"
@@ -48,8 +46,12 @@ def glance(reference: str, answer: str) -> Glance:
 
 
 def _same_text(one: str, other: str) -> bool:
-    """But for spaces beside signs; 7 5 is not 75."""
-    return one == other or (" " in one + other and _BESIDE_SIGNS.sub("", one) == _BESIDE_SIGNS.sub("", other))
+    """But for spaces beside signs (7 5 is not 75), and for semicolons or commas between answers."""
+    return one == other or (" " in one + other and _bare(one) == _bare(other))
+
+
+def _bare(text: str) -> str:
+    return _BESIDE_SIGNS.sub("", text.replace(";", ","))
 
 
 def _no_choices(reference: str, answer: str) -> Glance:
@@ -59,12 +61,10 @@ def _no_choices(reference: str, answer: str) -> Glance:
     if len(wanted) > 1 or len(given) > 1:
         return _alternatives([[_no_choices(one, other) for one in wanted] for other in given])
     left, right = _read(reference), _read(answer)
+    if isinstance(left, (Value, Clock)) and (not right or isinstance(right, Words)) and (told := stated(answer)):
+        return compare(left, told)
     if left and right:
         return compare(left, right)
-    if seen := _phrases(reference, answer):
-        return seen
-    if left and (told := stated(answer)) and isinstance(left, (Value, Clock)):
-        return compare(left, told)
     return "compute" if _for_algebra(reference, answer) else "unsure"
 
 
@@ -80,15 +80,6 @@ def _read(text: str) -> Reading | None:
         return read(text)
     except (Unread, RecursionError):
         return None
-
-
-def _phrases(reference: str, answer: str) -> Verdict | None:
-    one, other = (re.sub(r"\s+", " ", _ARTICLES.sub("", text)).strip().casefold() for text in (reference, answer))
-    if not _WORDS.search(one) or not one or not other:
-        return None
-    if one == other and re.search(r"[a-z]{3}|[\u4e00-\u9fff]", one.replace("\\", "")):
-        return "same" if reference.casefold() == answer.casefold() or _WORDS.fullmatch(one) else None
-    return compare(Words(one), Words(other)) if _WORDS.fullmatch(one) and _WORDS.fullmatch(other) else None
 
 
 def _for_algebra(reference: str, answer: str) -> bool:

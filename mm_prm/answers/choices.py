@@ -8,17 +8,18 @@ from collections.abc import Callable
 from mm_prm.answers.expressions import Verdict
 
 LETTERS = "A-J"
+_FIRST = set("ABCDEFGHIJ([")
 _REFERENCE = re.compile(rf"(?:[(\[]([{LETTERS}])[)\]][.:]?|([{LETTERS}])(?:[.:)]|$)) ?(.*)")
 _SEVERAL = re.compile(rf"\(?[{LETTERS}]\)?(?:(?:,? (?:and|&) |[和及]|[,;. ]*)\(?[{LETTERS}]\)?)+")
 _LEAD_IN = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:i (?:think|believe|choose|pick|select) )?(?:it'?s |it is )?"
     r"(?:(?:the )?(?:(?:correct|right|final|best) )*(?:answer|choice|option)s?(?: is| should be| would be)?:? ?)?"
-    r"(?:(?:option|choice|answer):? )?(?:(?:所以|因此|故)?(?:正确)?(?:答案|选项|选)(?:应?[是为选])?:? ?)?",
+    r"(?:(?:option|choice|answer):? )?(?:(?:所以|因此|故)?(?:正确)?(?:答案|选项|选择|应选|选)(?:应?[是为选])?:? ?)?",
     re.IGNORECASE,
 )
 # B, (B), b), [B], B. 75, (B) 75, B 75, B (75); neither "A line" nor "A, C" nor "I 5"
 _CHOSEN = re.compile(
-    r"[(\[]([a-z])[)\]][.:,]? ?(.*)|([a-z])(?:[.:)] ?(.*)|, ?(?=[\d\\$(-])(.*)| ?(?=\()(.*)|(?<![AaIi]) (?=[\d\\$-])(.*))?",
+    r"[(\[]([a-z])[)\]][.:,]? ?(.*)|([a-z])(?:[.:)] ?(.*)|, ?(?=[\d\\$(-]|(?!or|and|not|but)[a-z]{2})(.*)| ?(?=\()(.*)|(?<![AaIi]) (?=[\d\\$-])(.*))?",
     re.IGNORECASE,
 )
 _AFFIRMED = re.compile(
@@ -38,11 +39,13 @@ def chosen(answer: str) -> tuple[str, str] | None:
         else answer
     )
     answer = answer.strip('" $*')
+    if found := re.fullmatch(r"'([a-zA-Z])'|<([a-zA-Z])>", answer):
+        answer = found.group(1) or found.group(2)
     lead = _LEAD_IN.match(answer)
     answer = answer[lead.end() :] if lead else answer
     if found := _AFFIRMED.fullmatch(answer):
         return found.group(1), ""
-    found = _CHOSEN.fullmatch(answer.rstrip('."'))
+    found = _CHOSEN.fullmatch(answer.rstrip('."!'))
     if not found:
         return None
     letter = (found.group(1) or found.group(3)).upper()
@@ -56,6 +59,8 @@ def is_choice(reference: str) -> bool:
 
 def choice_verdict(reference: str, answer: str, otherwise: Callable[[str, str], Verdict]) -> Verdict | None:
     """None when the reference is no choice. otherwise: the verdict on two answers that are none."""
+    if reference[:1] not in _FIRST:
+        return None
     if found := _REFERENCE.fullmatch(reference):
         return _one(found.group(1) or found.group(2), found.group(3).strip(), answer, otherwise)
     return _many(reference, answer) if _SEVERAL.fullmatch(reference) else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from mm_prm.answers import expressions
 from mm_prm.answers.expressions import Node, Unread, names, value, walk
 from mm_prm.answers.readings import (
+    INFINITY,
     SYMMETRIC,
     Clock,
     Numeral,
@@ -77,6 +78,8 @@ def _mixed(left: Reading, right: Reading) -> Verdict:
         return _formulas(("div", *left.terms), right.node)
     if isinstance(left, Ratio) and isinstance(right, Clock) and not right.half:
         return _clock_or_ratio(left, right)
+    if isinstance(left, Relation) and isinstance(right, Region):
+        return _relations(left, one_sided) if (one_sided := _as_relation(right)) else "unsure"
     if isinstance(left, Relation) and isinstance(right, Value):
         return _solved(left, right)
     if isinstance(left, Statements) and isinstance(right, Several):
@@ -201,18 +204,63 @@ def _is_any(unit: Unit) -> bool:
     return len(unit.dimension) == 1 and unit.dimension[0][0] == "unit"
 
 
+def _numbers(one: Fraction, other: Fraction) -> Verdict:
+    """Unequal ones: unsure where one may be the other, rounded to one part in a hundred."""
+    if one.denominator == other.denominator == 1:
+        return "different"
+    return "unsure" if abs(one - other) * 100 <= max(abs(one), abs(other)) else "different"
+
+
+def _places(node: Node) -> int | None:
+    """Decimal places of a number as it is written at its shortest; None for what is no decimal."""
+    if node[0] == "neg":
+        return _places(node[1])
+    if node[0] != "num":
+        return None
+    return next((places for places in range(40) if 10**places % node[1].denominator == 0), None)
+
+
 def _formulas(left: Node, right: Node) -> Verdict:
-    if left[0] == right[0] == "num" and (left[1] == right[1] or left[1].denominator == right[1].denominator == 1):
-        return "same" if left[1] == right[1] else "different"
+    if left[0] == right[0] == "num":  # most are
+        return "same" if left[1] == right[1] else _numbers(left[1], right[1])
+    if left == right:
+        return "same"
     try:
+        if not names(left) and not names(right):
+            return _constants(left, right)
         seen = expressions.compare(left, right)
-    except (Unread, RecursionError):
+    except (Unread, ArithmeticError, ValueError, TypeError, RecursionError):
         return "unsure"
-    if seen != "same" and (_DEGREE in walk(left)) != (_DEGREE in walk(right)):
+    if seen == "same":
+        return "same"
+    if (_DEGREE in walk(left)) != (_DEGREE in walk(right)):
         return _degrees_left_out(left, right)
-    if seen == "different" and (_close(left, right) or _unlike_names(left, right)):
-        return "unsure"
-    return seen  # type: ignore[return-value]
+    return "unsure" if _unlike_names(left, right) else seen  # type: ignore[return-value]
+
+
+def _constants(left: Node, right: Node) -> Verdict:
+    one, other = value(left), value(right)
+    seen = expressions.alike(one, other)
+    if seen != "different":
+        return seen  # type: ignore[return-value]
+    if not isinstance(one, Fraction) or not isinstance(other, Fraction):
+        if (_DEGREE in walk(left)) != (_DEGREE in walk(right)):
+            return _degrees_left_out(left, right)
+    if _rounded(left, one, other) or _rounded(right, other, one):
+        return "same"
+    if isinstance(one, Fraction) != isinstance(other, Fraction):
+        one, other = expressions.real(one), expressions.real(other)
+    return "unsure" if abs(one - other) * 100 <= max(abs(one), abs(other)) else "different"
+
+
+def _rounded(left: Node, decimal: Any, exact: Any) -> bool:
+    """Is one side a decimal of six digits or more, and the other one no decimal, but that when it is rounded or cut?"""
+    places = _places(left)
+    if not places or not isinstance(decimal, Fraction) or abs(decimal.numerator) < 10**5:
+        return False
+    if isinstance(exact, Fraction) and _places(("num", exact)) is not None:
+        return False
+    return bool(abs((exact - decimal if isinstance(exact, Fraction) else exact - expressions.real(decimal)) * 10**places) < 1)
 
 
 _DEGREE: Node = ("const", "degree")
@@ -237,19 +285,6 @@ def _unlike_names(left: Node, right: Node) -> bool:
     """Other variables may be the same under other names; ABC may be BAC."""
     both = names(left) | names(right)
     return names(left) != names(right) or any(len(name.rstrip("'")) > 1 and name.isalpha() for name in both)
-
-
-def _close(left: Node, right: Node) -> bool:
-    """Rounded alike: to the last digit that a decimal has, or to one part in a hundred where there is none."""
-    if names(left) | names(right):
-        return False
-    try:
-        one, other = complex(value(left)), complex(value(right))
-    except (Unread, ZeroDivisionError, TypeError, OverflowError, ValueError):
-        return False
-    if left[0] == right[0] == "num" and left[1].denominator == right[1].denominator == 1:
-        return False
-    return abs(one - other) <= 0.01 * max(abs(one), abs(other))
 
 
 # ---------------------------------------------------------------- lists, intervals, ratios, times
@@ -348,12 +383,14 @@ def _interval(several: Several) -> Region | None:
     if len(several.items) != 2 or several.brackets not in ("()", "[]", "(]", "[)"):
         return None
     low, high = several.items
-    if not isinstance(low, Value) or not isinstance(high, Value):
+    if not isinstance(low, Value) or not isinstance(high, Value) or low.unit or high.unit:
         return None
     return Region(low.node, high.node, (several.brackets[0] == "[", several.brackets[1] == "]"), several.name)
 
 
 def _regions(left: Region, right: Region) -> Verdict:
+    if left.unit and right.unit and left.unit != right.unit:
+        return "unsure"
     seen = _all_of([_formulas(left.low, right.low), _formulas(left.high, right.high)])
     return "different" if seen == "same" and left.closed != right.closed else seen
 
@@ -377,7 +414,9 @@ def _clock_or_ratio(ratio: Ratio, clock: Clock) -> Verdict:
     """11:21 is the ratio that it looks like; 3:30 as 1:10 may be meant or not."""
     terms = ("num", Fraction(clock.hour)), ("num", Fraction(clock.minute))
     seen = _ratios(ratio, Ratio(terms))
-    return "unsure" if seen == "same" and ratio.terms != terms else seen
+    if seen == "same" and (ratio.terms != terms or clock.minute < 10):
+        return "unsure"
+    return seen
 
 
 def _clocks(left: Clock, right: Clock) -> Verdict:
@@ -418,8 +457,18 @@ def _relations(left: Relation, right: Relation) -> Verdict:
     if left.operators == ("=",):
         return _equations(left, right)
     if left.operators in (("<",), (r"\le",)):
-        return "same" if (_proportion(left, right) or 0) > 0 else "unsure"
+        return "same" if _proportion(left, right) > 0 else "unsure"
     return "unsure"
+
+
+def _as_relation(region: Region) -> Relation | None:
+    """x > 3 as 3 < x."""
+    variable = named_node(region.name or "x")
+    if region.high == INFINITY and region.low != ("neg", INFINITY):
+        return Relation((region.low, variable), (r"\le" if region.closed[0] else "<",))
+    if region.low == ("neg", INFINITY) and region.high != INFINITY:
+        return Relation((variable, region.high), (r"\le" if region.closed[1] else "<",))
+    return None
 
 
 def _same_sides(left: Sequence[Node], right: Sequence[Node]) -> bool:
@@ -430,21 +479,22 @@ def _difference(relation: Relation) -> Node:
     return ("add", relation.operands[0], ("neg", relation.operands[1]))
 
 
-def _proportion(left: Relation, right: Relation) -> Fraction | None:
-    """The constant by which one difference of sides is a multiple of the other, None where there is none."""
+def _proportion(left: Relation, right: Relation) -> int:
+    """The sign of the constant by which one difference of sides is a multiple of the other, 0 where there is none."""
     one, other = _difference(left), _difference(right)
     if names(one) != names(other) or not names(one):
-        return None
-    quotients = []
-    for point in range(4):
+        return 0
+    quotients: list[Any] = []
+    for number in range(expressions.POINTS):
         try:
-            over, under = value(one, point), value(other, point)
+            over, under = value(one, number), value(other, number)
+            if over or under:
+                quotients.append(over / under if over else 1 / over)
         except (Unread, ArithmeticError, ValueError, TypeError):
-            return None
-        if not isinstance(over, Fraction) or not isinstance(under, Fraction) or not over or not under:
-            return None
-        quotients.append(over / under)
-    return quotients[0] if len(set(quotients)) == 1 else None
+            return 0
+    if len(quotients) < 2 or any(expressions.alike(quotients[0], more) != "same" for more in quotients[1:]):
+        return 0
+    return 0 if isinstance(quotients[0], complex) else 1 if expressions.real(quotients[0]).real > 0 else -1
 
 
 def _equations(left: Relation, right: Relation) -> Verdict:

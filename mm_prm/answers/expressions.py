@@ -31,7 +31,7 @@ _FUNCTIONS = (
 _PREFIX_WORDS = re.compile(rf"(?:{'|'.join([*_FUNCTIONS, 'pi'])})")
 _GREEK = set(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega"
-    " Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell square bullet".split()
+    " Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar square bullet".split()
 )
 _MARKS = {"vec", "bar", "hat", "tilde", "overline", "widehat", "dot"}  # \vec{AB}: another name than AB
 _FIGURES = {"angle", "triangle", "odot", "parallelogram", "widehat"}  # \angle ABC
@@ -54,12 +54,13 @@ class _Parser:
         self.at = 0
         if len(self.tokens) > MOST_TOKENS:
             raise Unread("long")
+        self.tokens.append(("", ""))  # the end
 
     def peek(self) -> str:
-        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+        return self.tokens[self.at][1]
 
     def kind(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+        return self.tokens[self.at][0]
 
     def take(self) -> str:
         token = self.peek()
@@ -69,7 +70,11 @@ class _Parser:
         return token
 
     def accept(self, *tokens: str) -> str:
-        return self.take() if self.peek() in tokens and self.peek() else ""
+        token = self.tokens[self.at][1]
+        if token not in tokens:
+            return ""
+        self.at += 1
+        return token
 
     def expect(self, token: str) -> None:
         if not self.accept(token):
@@ -89,7 +94,7 @@ class _Parser:
 
     def signed(self) -> Node:
         sign = self.accept("+", "-", r"\pm", r"\mp")
-        return _signed(sign, self.signed() if self.peek() in ("+", "-") else self.product())
+        return self.product() if not sign else _signed(sign, self.signed() if self.peek() in ("+", "-") else self.product())
 
     def product(self) -> Node:
         factors = [self.factor()]
@@ -159,7 +164,7 @@ class _Parser:
             self.expect("}")
             return node
         if self.kind() == "number" and self.peek().isdigit():
-            return ("num", _fraction(self.take()))  # LaTeX takes one digit of 2^10, people mean 10
+            return ("num", fraction(self.take()))  # LaTeX takes one digit of 2^10, people mean 10
         if self.kind() == "letters" and len(self.peek()) > 1 and not _PREFIX_WORDS.match(self.peek()):
             return self.letter()
         if self.peek() in ("+", "-"):
@@ -184,7 +189,7 @@ class _Parser:
     def atom(self) -> Node:
         kind, token = self.kind(), self.take()
         if kind == "number":
-            return ("num", _fraction(token))
+            return ("num", fraction(token))
         if kind == "letters":
             return self.identifier(token)
         if kind == "command":
@@ -219,7 +224,9 @@ class _Parser:
             self.expect("\\r" + name[1:])
             return ("fn", name[1:], node)
         if name in _MARKS or name in _FIGURES:
-            return ("var", self.subscripts(f"{name} {self.plain_name()}"))
+            inner = self.plain_name()
+            inner = min(inner, inner[::-1]) if name == "angle" and len(inner) == 3 else inner  # ABC is CBA
+            return ("var", self.subscripts(f"{name} {inner}"))
         if name in _GREEK:
             return ("var", self.subscripts(name))
         raise Unread(f"what is \\{name}?")
@@ -320,7 +327,10 @@ class _Parser:
 _STARTS = {"frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", *_FUNCTIONS, *_MARKS, *_FIGURES, *_GREEK}
 
 
-def _fraction(token: str) -> Fraction:
+def fraction(token: str) -> Fraction:
+    """The number that a literal is, exactly. Raises Unread when it has thousands of digits."""
+    if token.isdecimal() and len(token) < 300:
+        return Fraction(int(token))
     if "overline" in token:
         head, period = re.findall(r"[\d.]+", token)
         places = len(head.partition(".")[2])
@@ -398,7 +408,8 @@ def _mpmath() -> Any:
     return mpmath
 
 
-def _real(value: Any) -> Any:
+def real(value: Any) -> Any:
+    """A value as an mpmath number."""
     mp = _mpmath()
     return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
@@ -408,7 +419,7 @@ def _power(base: Any, exponent: Any) -> Any:
         bits = abs(exponent.numerator) * max(base.numerator.bit_length(), base.denominator.bit_length())
         if bits <= MOST_BITS or base in (0, 1, -1):
             return base ** (exponent.numerator if abs(base) != 1 else exponent.numerator % 2)
-    return _bounded_power(_real(base), _real(exponent))
+    return _bounded_power(real(base), real(exponent))
 
 
 def _bounded_power(base: Any, exponent: Any) -> Any:
@@ -435,7 +446,7 @@ def _function(name: str, values: list[Any]) -> Any:
         return Fraction(math.comb(*map(_small_whole, values)))
     if name in ("max", "min", "gcd", "lcm", "det"):
         raise Unread(name)
-    return _analytic(name, [_real(value) for value in values])
+    return _analytic(name, [real(value) for value in values])
 
 
 def _floor(value: Any) -> Fraction:
@@ -496,7 +507,7 @@ def _call(node: Node, where: int | dict[str, Any]) -> Fraction:
     """f(3): an unknown number that depends on f and on 3."""
     argument = value(node[2], where)
     shown = argument if isinstance(argument, Fraction) else _mpmath().nstr(argument, 30)
-    seed = zlib.crc32(f"{node[1]} {shown}".encode())
+    seed = zlib.crc32(f"{node[1]} {shown} {where if isinstance(where, int) else ''}".encode())
     return Fraction(seed % 9973 + 1, 1000)
 
 
@@ -518,7 +529,7 @@ def _apply(node: Node, values: list[Any]) -> Any:
     if kind == "root":
         return _root(*values)
     if not all(isinstance(v, Fraction) for v in values):
-        values = [_real(v) for v in values]
+        values = [real(v) for v in values]
     if kind == "add":
         return sum(values[1:], values[0])
     if kind == "mul":
@@ -535,7 +546,7 @@ def _root(index: Any, inner: Any) -> Any:
             return Fraction(*roots)
     if isinstance(inner, Fraction) and isinstance(index, Fraction) and inner < 0 and index.numerator % 2 and index > 0:
         return -_root(index, -inner)  # the real one
-    return _bounded_power(_real(inner), 1 / _real(index))
+    return _bounded_power(real(inner), 1 / real(index))
 
 
 # ---------------------------------------------------------------- do two formulas have the same value?
@@ -546,7 +557,7 @@ def alike(left: Any, right: Any) -> Verdict:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return "same" if left == right else "different"
     mp = _mpmath()
-    left, right = _real(left), _real(right)
+    left, right = real(left), real(right)
     if mp.isnan(left) or mp.isnan(right):
         return "unsure"
     if mp.isinf(left) or mp.isinf(right):

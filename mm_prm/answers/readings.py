@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from mm_prm.answers.expressions import Node, Unread, names, parse, spread, value
+from mm_prm.answers.expressions import Node, Unread, fraction, names, parse, spread, value
 from mm_prm.answers.text import split
 from mm_prm.answers.units import Unit, read_counted, read_unit
 
@@ -68,6 +68,7 @@ class Region:
     high: Node
     closed: tuple[bool, bool]
     name: str | None = None
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ Reading = Value | Several | Ratio | Clock | Relation | Region | Range | Numeral 
 # ---------------------------------------------------------------- the pieces of a text
 
 _PLAIN_NUMBER = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?")
+_PLAIN_FRACTION = re.compile(r"(-?)(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+))")
+_NUMERIC = re.compile(r"(?:[\d.+*/^{}-]|\\(?:frac|sqrt|pi|times|cdot)(?![a-zA-Z]) ?)+")
+_SPAN = re.compile(r"[\d.]+-[\d.]+")
 _BLOCKS = re.compile(r";")
 _ENTRIES = re.compile(
     r"(?!(?<=\d),\d{3}(?!\d)),| \b(?:and|or)\b |[和或且]| \\(?:text|quad) ?(?:and|or)|\\(?:vee|lor|wedge|land)\b"
@@ -118,9 +122,10 @@ SYMMETRIC = {"=", r"\ne", r"\approx", r"\parallel", r"\perp", r"\cong", r"\sim",
 _STATEMENTS = re.compile(r"(?:\(\d\)[,; ]*(?:and )?){2,}|(?:\d\.){3,}|(?:\d\.){2,}\d")
 _LABEL = re.compile(r"\((\d)\)")
 _CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?|o'clock)?", re.IGNORECASE)
-_RANGE = re.compile(r"(-?[\d.,]+ ?%?) ?(?:-|~| to |至|到) ?(\$?[\d.,]+ ?[^\d]*)")
+_RANGE = re.compile(r"(\d[\d.,]* ?%?) ?(?:-|~| to |至|到) ?(\d[\d.,]*(?: ?[a-zA-Z%\u4e00-\u9fff]+)*)")
 _NUMERAL = re.compile(r"([0-9A-Z]+)_ ?(?:\{ ?(\d+|[a-z]+) ?\}|(\d))")
 _ROUGH = re.compile(r"(?:\\approx|about|around|approximately|approx\.?|roughly|~|约为?|大约) ?", re.IGNORECASE)
+_ROUGH_BEHIND = re.compile(r" ?\(?(?:approximately|approx\.?|about)\)?$|左右$")
 _REMARK = re.compile(
     r" ?\((?:approx(?:imately|\.)?|about|rounded[^()]*|not unique[^()]*|the answer is not unique[^()]*|answers? (?:may|can) vary"
     r"|to \d+ (?:d\.?p\.?|s\.?f\.?|decimal places|significant figures)|答案不唯一[^()]*|不唯一[^()]*|答案合理即可|近似值?)\)$",
@@ -132,10 +137,14 @@ _ENVIRONMENT = re.compile(
     r"\\begin ?\{ ?([pbvB]?matrix|cases|array|aligned?) ?\}(?:\{[lcr| ]*\})?(.*?)\\end ?\{ ?\1 ?\}", re.DOTALL
 )
 _NAME = re.compile(
-    r"[a-zA-Z]'*(?: ?_ ?(?:\{[^{}]*\}|\w))?'*(?: ?\( ?(?:[a-zA-Z]|-?\d+)(?: ?, ?(?:[a-zA-Z]|-?\d+))* ?\))?"
+    r"(?:[a-zA-Z]|\\[a-zA-Z]+)'*(?: ?_ ?(?:\{[^{}]*\}|\w))?'*(?: ?\( ?(?:[a-zA-Z]|-?\d+)(?: ?, ?(?:[a-zA-Z]|-?\d+))* ?\))?"
     r"|(?:S|V|C|L|P)_ ?\{[^{}]*\}|m? ?\\(?:angle|triangle) ?[A-Z0-9]{1,3}'*|\|? ?[A-Z]{2} ?\|?|\\(?:alpha|beta|theta|gamma|lambda|phi|omega|rho|mu|sigma|Delta [a-z])"
 )
 _REALS = re.compile(r"(?:(?:all|any) real numbers?|R|\\mathbb ?\{ ?R ?\}|全体实数|任意实数)", re.IGNORECASE)
+_PHRASE = re.compile(r"[a-zA-Z][a-zA-Z ,'-]*[a-zA-Z]|[\u4e00-\u9fff]+")
+_ARTICLE = re.compile(r"\b(?:the|an?) ", re.IGNORECASE)
+_SHORT_WORDS = {"yes", "no", "true", "false"}
+_FORMULA_WORD = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|abs|arcsin|arccos|arctan|pi) ?[a-z]?|(?!no)[a-z ]{1,2}")
 INFINITY: Node = ("const", "infty")
 
 
@@ -164,20 +173,29 @@ def _inside(text: str) -> str:
 def read(text: str) -> Reading:
     """Everything that a normalised answer says. Raises Unread when some of it was not understood."""
     if _PLAIN_NUMBER.fullmatch(text):  # as most are
-        return Value(("num", Fraction(text)), text=text)
+        return Value(("num", fraction(text)), text=text)
+    if found := _PLAIN_FRACTION.fullmatch(text):
+        over, under = fraction(found.group(2) or found.group(4)), fraction(found.group(3) or found.group(5))
+        node: Node = ("div", ("num", over), ("num", under))
+        return Value(("neg", node) if found.group(1) else node, text=text)
+    if _NUMERIC.fullmatch(text) and not _SPAN.fullmatch(text):
+        try:
+            return Value(parse(text), text=text)
+        except Unread:
+            pass  # 1.3.4
     text = re.sub(r"[.?!]$", "", text.strip()) if not text.endswith("!") else text
-    text = _REMARK.sub("", text)
+    text = _REMARK.sub("", text) if text.endswith(")") else text
     return _statements(text) or _blanks(text) or _clock(text) or _several(text)
 
 
 def alternatives(text: str) -> list[str]:
     """`2 (or 4/2)` is right as 2 and as 4/2."""
-    found = _ALTERNATIVE.search(text)
+    found = _ALTERNATIVE.search(text) if text.endswith(")") else None
     return [text[: found.start()], found.group(1)] if found else [text]
 
 
 def _statements(text: str) -> Reading | None:
-    if not _STATEMENTS.fullmatch(text):
+    if not text[:1] in "(123456789" or not _STATEMENTS.fullmatch(text):
         return None
     return Statements(frozenset(map(int, re.findall(r"\d", text))))
 
@@ -197,7 +215,7 @@ def _blanks(text: str) -> Reading | None:
 
 
 def _clock(text: str) -> Reading | None:
-    found = _CLOCK.fullmatch(text)
+    found = _CLOCK.fullmatch(text) if text[:1].isdigit() else None
     if not found or not (found.group(2) or found.group(3) or "clock" in text.lower()):
         return None
     hour, minute = int(found.group(1)), int(found.group(2) or 0)
@@ -213,7 +231,7 @@ def _several(text: str) -> Reading:
     blocks = [block for block in split(text, _BLOCKS)[0] if block]
     if len(blocks) > 1:
         flat = [item for block in blocks for item in _flat(_entries(block))]
-        return _named(Several(tuple(flat), ordered=any("," in block for block in blocks)))
+        return _named(Several(tuple(flat), ordered=True))
     return _entries(blocks[0] if blocks else text)
 
 
@@ -254,13 +272,13 @@ def _named(several: Several) -> Several:
     if called[0] is None or any(name not in (None, called[0]) for name in called):
         return several
     items = tuple(replace(item, name=None) if getattr(item, "name", None) else item for item in several.items)
-    return replace(several, items=items, name=called[0])
+    return replace(several, items=items, name=called[0], ordered=False)
 
 
 def _item(text: str) -> Reading:
     if _REALS.fullmatch(text):
         return Region(("neg", INFINITY), INFINITY, (False, False))
-    if found := _SET_BUILDER.fullmatch(text):
+    if text.startswith(("{", "\\{")) and (found := _SET_BUILDER.fullmatch(text)):
         return _condition(found.group(2), found.group(1))
     if r"\begin" in text:
         return _environment(text)
@@ -275,7 +293,18 @@ def _item(text: str) -> Reading:
         return _bracketed(text, brackets)
     if ":" in text:
         return _ratio(text)
-    return _numeral(text) or _range(text) or _point(text) or _quantity(text)
+    return _numeral(text) or _range(text) or _point(text) or _spelt(text) or _words(text) or _quantity(text)
+
+
+def _words(text: str) -> Words | None:
+    """`an acute triangle`: words alone, none of them a number; three letters may be a product and are a word as well."""
+    if not _PHRASE.fullmatch(text) or NUMBER_WORD.search(text):
+        return None
+    if text.casefold() not in _SHORT_WORDS and not re.search("[a-z]{3}|[A-Z]?[a-z]{2}\\b|[\u4e00-\u9fff]", text):
+        return None
+    if _FORMULA_WORD.fullmatch(text):
+        return None
+    return Words(re.sub(r"\s+", " ", _ARTICLE.sub("", text)).strip().casefold())
 
 
 def _condition(text: str, variable: str) -> Reading:
@@ -345,7 +374,7 @@ def _range(text: str) -> Reading | None:
     if not found:
         return None
     low, high = _quantity(found.group(1)), _quantity(found.group(2))
-    return Range(low, high)
+    return Range(low, high) if low.node[0] == high.node[0] == "num" and not high.compact else None
 
 
 def _point(text: str) -> Reading | None:
@@ -371,12 +400,13 @@ def _relation(parts: list[str], operators: list[str]) -> Reading:
         return _bounds(["x", parts[1]], operators, None)
     if set(operators) <= {"<", r"\le", ">", r"\ge"}:
         return _bounds(parts, operators, "")
-    return _turned([_operand(part) for part in parts], operators)
+    return _turned([_bare(_quantity(part)) for part in parts], operators)
 
 
-def _operand(text: str) -> Node:
-    reading = _quantity(text)
-    return reading.node
+def _bare(reading: Value) -> Node:
+    if reading.unit and not reading.compact:
+        raise Unread("a unit in a relation")
+    return parse(reading.text) if reading.compact else reading.node
 
 
 def _turned(operands: list[Node], operators: list[str]) -> Relation:
@@ -393,18 +423,23 @@ def _is_constant(node: Node) -> bool:
 
 def _bounds(parts: list[str], operators: list[str], name: str | None) -> Reading:
     """x > 3 and 1 < x <= 2 as regions; other chains as relations. name: None where no variable was written."""
-    relation = _turned([_operand(part) for part in parts], operators)
+    values = [_quantity(part) for part in parts]
+    units = {one.unit for one in values if one.unit and not one.compact}
+    if len(units) > 1:
+        raise Unread("two units")
+    plain = [one if one.compact else replace(one, unit=None) for one in values]
+    relation = _turned([_bare(one) for one in plain], operators)
     operands, signs = relation.operands, relation.operators
     variables = [at for at, operand in enumerate(operands) if not _is_constant(operand)]
     if len(variables) != 1 or operands[variables[0]][0] != "var" or len(operands) > 3:
-        return relation
+        return relation if not units else _refuse("a unit in a relation")
     at = variables[0]
     low = operands[at - 1] if at else ("neg", INFINITY)
     high = operands[at + 1] if at + 1 < len(operands) else INFINITY
     if len(operands) == 3 and at != 1:
-        return relation
+        return relation if not units else _refuse("a unit in a relation")
     closed = (bool(at) and signs[at - 1] == r"\le", at < len(signs) and signs[at] == r"\le")
-    return Region(low, high, closed, operands[at][1] if name is not None else None)
+    return Region(low, high, closed, operands[at][1] if name is not None else None, units.pop() if units else None)
 
 
 def _with_name(reading: Reading, name: str) -> Reading:
@@ -420,10 +455,12 @@ def _equalities(parts: list[str], operators: list[str]) -> Reading:
     if not all(parts[1:]) or (not parts[0] and operators != ["="]):
         raise Unread("half an equation")
     exact = 1 + next((at for at, operator in enumerate(operators) if operator == r"\approx"), len(operators))
+    if operators == ["="] and re.fullmatch(r"-?[\d.]+", parts[0]):
+        parts = parts[::-1]  # 2 = x
     name = _left_name(parts[0], parts[1])
     first = 1 if name and exact > 1 else 0
     if name and exact == 1:  # x \approx 75
-        return _with_name(replace(_quantity(parts[1]), rough=True), name) if len(parts) == 2 else _refuse()
+        return _with_name(replace(_quantity(parts[1]), rough=True), name) if len(parts) == 2 else _refuse("approximations")
     if not name and exact == 2 and len(parts) == 2:
         return _equation(parts)
     readings = [_item(part) for part in parts[first:exact]]
@@ -434,8 +471,8 @@ def _equalities(parts: list[str], operators: list[str]) -> Reading:
     return _with_name(readings[-1], name) if name else readings[-1]
 
 
-def _refuse() -> Reading:
-    raise Unread("several approximations")
+def _refuse(why: str) -> Reading:
+    raise Unread(why)
 
 
 def _left_name(left: str, right: str) -> str | None:
@@ -457,7 +494,7 @@ def _left_name(left: str, right: str) -> str | None:
 
 
 def _equation(parts: list[str]) -> Reading:
-    operands = [_item(part) if part else _refuse() for part in parts]
+    operands = [_item(part) if part else _refuse("half an equation") for part in parts]
     if not all(isinstance(operand, Value) for operand in operands):
         raise Unread("an equation between other things")
     left, right = operands
@@ -466,7 +503,7 @@ def _equation(parts: list[str]) -> Reading:
         if not _agree(left, right):
             raise Unread("an equation that does not hold")
         return right
-    return Relation((left.node, right.node), ("=",))
+    return Relation((_bare(left), _bare(right)), ("=",))
 
 
 def _agree(left: Reading, right: Reading) -> bool:
@@ -476,14 +513,14 @@ def _agree(left: Reading, right: Reading) -> bool:
 
 
 def _near(left: Reading, right: Reading) -> bool:
-    """Within one part in twenty, which is how far an approximation may be off."""
+    """Within one part in a hundred, which is how far an approximation may be off."""
     if not isinstance(left, Value) or not isinstance(right, Value):
         return False
     try:
         exact, rounded = (float(abs(value(reading.node))) for reading in (left, right))
     except (Unread, ZeroDivisionError, TypeError, OverflowError):
         return False
-    return abs(exact - rounded) <= 0.05 * max(exact, rounded)
+    return abs(exact - rounded) <= 0.01 * max(exact, rounded)
 
 
 # ---------------------------------------------------------------- one value
@@ -497,13 +534,14 @@ _MULTIPLE = re.compile(rf"(.*[\d}}]) ?({'|'.join(_MULTIPLES)})(?![a-zA-Z\u4e00-\
 _TAIL = re.compile(
     r"(?P<value>.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z](?![a-zA-Z])))(?P<space>\*? *)(?P<unit>(?:\^ ?\\circ|''?|%|\\\$|\\Omega|\(|\\mu|[a-zA-Zμ元度°\u4e00-\u9fff¢€Ω])[^\d]*(?:\^ ?\{? ?-?[1-4] ?\}?[^\d]*)*)"
 )
+_LAST_WORD = re.compile(r"(?P<value>.*[\d)}a-z])(?P<space> +)(?P<unit>\S{2,})")
 
 
 def _quantity(text: str) -> Value:
     rough = False
     if found := _ROUGH.match(text):
         text, rough = text[found.end() :], True
-    if found := re.search(r" ?\(?(?:approximately|approx\.?|about)\)?$|左右$", text):
+    if text.endswith(("x", "y", "t", ")", ".", "右")) and (found := _ROUGH_BEHIND.search(text)):
         text, rough = text[: found.start()], True
     sign = re.match(r"\+(?=[\d\\(.])", text)
     reading = _signed_quantity(text[1:] if sign else text)
@@ -526,7 +564,7 @@ def _signed_quantity(text: str) -> Value:
         return replace(rest, node=("mul", rest.node, times))
     if compound := _compound(text):
         return compound
-    return _spelt(text) or _ending_in_unit(text) or Value(parse(_mixed_number(text)))
+    return _ending_in_unit(text) or Value(parse(_mixed_number(text)))
 
 
 UNIT_OF_MONEY = Unit((("dollar", 1),))
@@ -565,11 +603,17 @@ def _compound(text: str) -> Value | None:
 
 def _ending_in_unit(text: str) -> Value | None:
     """The shortest number in front of a unit; 2x is none, and 40m is a number of metres or a term."""
+    return next((one for one in (_split_unit(found) for found in _tails(text)) if one), None)
+
+
+def _tails(text: str) -> list[re.Match[str]]:
     found = _TAIL.fullmatch(text)
-    if not found:
-        return None
+    return [one for one in (found, _LAST_WORD.fullmatch(text)) if found and one]
+
+
+def _split_unit(found: re.Match[str]) -> Value | None:
     value_text, space, tail = found["value"], found["space"], found["unit"]
-    unit = read_unit(tail) or (read_counted(tail) if len(tail.strip()) > 1 and (space or _is_word(tail)) else None)
+    unit = read_unit(tail) or (read_counted(tail) if (len(tail.strip()) > 1 or not tail.isascii()) and (space or _is_word(tail)) else None)
     if not unit:
         return None
     try:
@@ -595,8 +639,15 @@ NUMBER_WORDS = {word: number for number, word in enumerate(_ONES)} | _TENS
 NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
 
 
+_PART = re.compile(r"(?:(an?|one|two|three|four|five) ?-?)?(half|halves|thirds?|quarters?|fourths?|fifths?)", re.IGNORECASE)
+_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5}
+
+
 def _spelt(text: str) -> Value | None:
-    """One thousand six hundred twenty-five."""
+    """One thousand six hundred twenty-five; two thirds."""
+    if found := _PART.fullmatch(text):
+        count = NUMBER_WORDS.get((found.group(1) or "one").lower(), 1)
+        return Value(("num", Fraction(count, _PARTS[found.group(2)[:3].lower()])))
     words = re.sub(r"[-,]", " ", text.lower()).replace(" and ", " ").split()
     if not words or words[0] not in NUMBER_WORDS:
         return None
@@ -629,4 +680,6 @@ def named_node(name: str) -> Node:
 
 def values(reading: Value) -> list[Value]:
     r"""Both values of \pm."""
+    if reading.text and r"\pm" not in reading.text and r"\mp" not in reading.text:
+        return [reading]
     return [replace(reading, node=node) for node in spread(reading.node)]

@@ -4,76 +4,82 @@ from __future__ import annotations
 
 import re
 
+from mm_prm.answers.compare import compare
 from mm_prm.answers.expressions import Unread
 from mm_prm.answers.readings import NUMBER_WORD, Reading, read
-from mm_prm.answers.units import BLOCKING, UNITS
+from mm_prm.answers.units import BLOCKING, leading_unit
 
 # A number, money, or a formula: what may be the value. Words around it are no part of it.
-_FORMULA = (
-    r"(?:\\\$ ?)?(?:-?(?<![\w.,])(?:\d[\d.,:/]*\d|\d)|\\[a-zA-Z]+(?: ?[{\[][^{}]*(?:\{[^{}]*\}[^{}]*)*[}\]])*"
-    r"|(?<![a-zA-Z])[a-zA-Z](?= ?[=+*/^<>-])|[-+*/^=()<>!%|{}_]|(?<=[\d})]) ?[a-z](?![a-zA-Z])|\^ ?\\circ|\\pi)"
+_PIECE = (
+    r"(?:(?:\\\$|[€£¥]) ?)?(?:-?(?<![A-Za-z0-9_.,])(?:\d[\d.,:/]*\d|\d)|\\[a-zA-Z]+(?: ?[{\[][^{}]*(?:\{[^{}]*\}[^{}]*)*[}\]])*"
+    r"|(?<![a-zA-Z'])[a-zA-Z](?= ?[=+*/^<>])|[-+*/^=()<>!%|{}_]|(?<=[\d})]) ?[a-z](?![a-zA-Z']|\.? ?m\b)|\^ ?\\circ)"
 )
-_CHUNK = re.compile(rf"{_FORMULA}(?: ?{_FORMULA})*")
-_HEDGED = re.compile(
-    r"\b(?:the|these|those|his|her|its|their|of|each|every|another|other|first|last|next) ?$", re.IGNORECASE
-)
-_SENTENCE_END = re.compile(r"[.!?;] +(?=[A-Z\u4e00-\u9fff])|; ")
-_FRACTION_WORD = re.compile(
-    r"\b(?:half|third|quarter|twice|thrice|double|triple|dozen|once|both|none|nobody|nothing)\b", re.IGNORECASE
-)
-_ROUGHLY = re.compile(
-    r"\b(?:approximately|about|roughly|around|approx\.?|equal to|is to|up to a total of)\b|约为?|大约|共[有是]?|一共|和为",
+_CHUNK = re.compile(rf"{_PIECE}(?: ?{_PIECE})*")
+_SENTENCE_END = re.compile(r"[.!?] +(?=[A-Z\u4e00-\u9fff])|; ")
+# In front of a number: words that make it another than the one that is stated
+_NOT_STATED = re.compile(
+    r"\b(?:not|no|never|neither|nor|non|none|nothing|nobody|without|except|if|unless|either|or|whether|than|least|most|more|less"
+    r"|fewer|over|under|above|below|between|within|minus|plus|times|negative|half|third|quarter|twice|thrice|double|triple|dozen"
+    r"|cannot|impossible|wrong|incorrect|false|almost|nearly|exceeds?|maybe|perhaps|possibly|could|might|may|would|should|once"
+    r"|both|all but|up to|every|each|another|other|before|originally|initially|started|remaining \w+ of|first|next|last|instead|unlike|but)\b"
+    r"|n't\b|[不非未无没半或]|至[少多]|超过|大于|小于|如果|以[上下内]|[百千万亿倍]",
     re.IGNORECASE,
 )
-_NEUTRAL = re.compile(
-    r"\b(?:in total|altogether|and so|in all|by the end|per|so|thus|hence|therefore|then|by)\b", re.IGNORECASE
+_POSSESSED = re.compile(
+    r"(?:\b(?:the|these|those|this|that|his|her|its|their|any|a|step|question|problem|part|day|room|number|year|chapter|figure"
+    r"|(?:out|each|some|most|all|any|one|half|rest|part|percent|fraction|members?|pairs?) of|in each|for every) ?|#)$",
+    re.IGNORECASE,
 )
+_BEHIND_PREPOSITIONS = re.compile(r"\b(?:in total|in all|by the end|per|every|each|so|after|to|from|by|with|and|under|over)\b", re.IGNORECASE)
+_PROSE = re.compile(r"(?:[A-Za-z\u4e00-\u9fff]|[ ,.'\":;?!()%-])*")
+_WORD = re.compile(r"[A-Za-z][a-z'-]*|[\u4e00-\u9fff]")
+# Behind a number these words begin something else than what is counted
+_NO_NOUNS = set(
+    "for in at on per every each a an the so which that because since when while is are was were will left remaining total"
+    " altogether together now today if this and with by after before under over to from during as".split()
+)
+_NEXT_WORD = re.compile(r" ?(?:of|to|from|out|and|or|more|less|fewer|times|than|minus|plus|by|over|divided)\b", re.IGNORECASE)
 
 
 def stated(answer: str) -> Reading | None:
     """The value that every sentence of an answer states. None where one states none, two, or one with conditions."""
     found: list[Reading] = []
     for sentence in _SENTENCE_END.split(answer):
-        if not sentence.strip():
-            continue
-        reading = _stated_once(sentence.strip(' .!"'))
-        if reading is None or (found and reading != found[0]):
+        reading = _stated_once(sentence.strip(' ."'))
+        if reading is None or (found and compare(reading, found[-1]) != "same"):
             return None
         found.append(reading)
-    return found[0] if found else None
+    return found[-1] if found else None
 
 
 def _stated_once(sentence: str) -> Reading | None:
-    if not re.search(r"[a-zA-Z]{2}|[\u4e00-\u9fff]", sentence):
-        return None
     chunks = [found for found in _CHUNK.finditer(sentence) if re.search(r"\d|\\[a-z]", found.group())]
+    chunks = [found for found in chunks if not re.match(r"\^", found.group()) or not sentence[found.start() - 1].isalpha()]
     words = list(NUMBER_WORD.finditer(sentence))
-    if len(chunks) + len(words) != 1:
+    if len(chunks) + len(words) != 1 or sentence.endswith("?"):
         return None
     found = (chunks or words)[0]
     before, behind = sentence[: found.start()], sentence[found.end() :]
-    around = _NEUTRAL.sub(" ", _ROUGHLY.sub(" ", f"{before} # {behind}"))
-    if (
-        _HEDGED.search(before)
-        or _FRACTION_WORD.search(around)
-        or BLOCKING.search(around)
-        or re.search(r"[\d\\=<>]", around)
-    ):
+    if found.group().endswith("!") or _NOT_STATED.search(before) or _POSSESSED.search(before) or _NEXT_WORD.match(behind):
         return None
-    return _with_its_unit(found.group().strip(" .,:"), behind)
+    return _with_its_unit(found.group().strip(" .,:"), before, behind)
 
 
-def _with_its_unit(number: str, behind: str) -> Reading | None:
-    """`79 miles per hour to go` has the unit miles per hour: the longest that is one, of the words behind a number."""
-    words = re.split(r"(?<=\s)|(?=[.,;:!?\"])", behind.strip())
-    for count in range(min(len(words), 5), 0, -1):
-        unit = "".join(words[:count]).strip()
-        if re.match(r"square|cubic|sq|cu", unit) or words[0].strip() in UNITS or behind.startswith(("^", "%", "'")):
-            try:
-                return read(f"{number} {unit}") if count < len(words) or unit else read(number)
-            except Unread:
-                continue
+def _with_its_unit(number: str, before: str, behind: str) -> Reading | None:
+    """`79 miles per hour to go`: 79 with the unit that follows, else with what is counted."""
+    space = re.match(" ?", behind)
+    text = behind[space.end() :] if space else behind
+    end = unit.end() if (unit := re.match(r"[ap]\.? ?m\b\.?", text)) else (leading_unit(text) or (None, 0))[1]
+    if not end and (word := _WORD.match(text)) and word.group().lower() not in _NO_NOUNS:
+        end = word.end()
+    rest = text[end:]
+    if BLOCKING.search(_BEHIND_PREPOSITIONS.sub(" ", rest)) or not _PROSE.fullmatch(before + " " + rest):
+        return None
+    return _read(f"{number}{behind[: len(behind) - len(rest)]}".strip(" .,"))
+
+
+def _read(text: str) -> Reading | None:
     try:
-        return read(number)
+        return read(text)
     except Unread:
         return None

@@ -38,7 +38,7 @@ _SYMBOLS = str.maketrans(
     }
     | {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"}
     | {
-        "℃": r"^\circ C",
+        "℃": r"^\circ C", "￥": "¥",
         "′": "'",
         "″": "''",
         "’": "'",
@@ -103,6 +103,10 @@ _FACES = (
 _FACE = re.compile(rf"\\(?:{_FACES})\*? ?\{{([^{{}}]*)\}}")
 _QUANTITY = re.compile(r"\\(?:quantity|qty|SI) ?\{([^{}]*)\} ?\{([^{}]*)\}")
 _PLAIN = re.compile(r"-?[A-Za-z0-9]+(?:\.\d+)?")
+_UNIT_IN_BRACES = re.compile(
+    r"(?<![_^])\{ ?(square|cubic|) ?(degrees?|inch(?:es)?|feet|foot|units?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|yards?"
+    r"|hours?|minutes?|seconds?|dollars?) ?\}"
+)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -150,9 +154,8 @@ def _latex(text: str) -> str:
     text = _COMMAND.sub(lambda found: _SPELLINGS.get(found.group(1), rf"\{found.group(1)}"), text)
     text = re.sub(r"(?<![\\])\\(?=\d|\s*$)", "", text)  # a backslash astray
     text = re.sub(r"\^ *\{ *\^? *\\circ *\}|\^ *\^ *\\circ|(?<![\^\s]) ?\\circ\b", r"^\\circ ", text)
-    return re.sub(
-        r"\{ ?\} ?(?=\^)|\{ ?(degrees?) ?\}|\{ ?(square) ?(inches|feet|units|cm|meters) ?\}", r" \1\2 \3", text
-    )
+    text = re.sub(r"\{ ?\} ?(?=\^)", "", text)
+    return _UNIT_IN_BRACES.sub(r" \1 \2 ", text)
 
 
 def _spacing(found: re.Match[str]) -> str:
@@ -177,6 +180,7 @@ def normalise(answer: str) -> str:
         text = re.sub("[⁻⁺ⁿ⁰¹²³⁴-⁹]+", lambda found: f"^{{{found.group().translate(_RAISED)}}}", text)
         text = re.sub("[₀-₉]+", lambda found: f"_{{{found.group().translate(_RAISED)}}}", text)
         text = re.sub(r"√ ?(\d+(?:\.\d+)?|[a-zA-Z]|\([^()]*\)|\{[^{}]*\})", _root, text)
+    text = re.sub(r"(?<=[A-Z]) ?// ?(?=[A-Z])", r" \\parallel ", text) if "//" in text else text
     return re.sub(r"\s+", " ", text).strip("*` ").rstrip(".。 ")
 
 

@@ -40,8 +40,9 @@ _TABLE: list[tuple[Unit, str]] = [
     (DEGREE, r"^\circ degree degrees deg degs 度"),
     (Unit(DEGREE.dimension, Fraction(1, 60)), "' arcmin arcminutes"),
     (Unit(DEGREE.dimension, Fraction(1, 3600)), "'' arcsec arcseconds"),
-    (PERCENT, "% percent per\u00a0cent pct"),
+    (PERCENT, "% percent per\u00a0cent percentage pct 个百分点"),
     (ANY, "unit units 单位 个单位"),
+    (Unit((("radian", 1),)), "rad rads radian radians 弧度"),
     (_METRE, "m meter meters metre metres 米"),
     (_GRAM, "g gram grams 克"),
     (_SECOND, "s sec secs second seconds 秒"),
@@ -93,7 +94,7 @@ def _all_units() -> dict[str, Unit]:
             units.setdefault(prefix + name, Unit((), Fraction(10) ** power) * units[name])
     units |= {name: Unit(_METRE.dimension, Fraction(size)) for name, size in _CHINESE.items()}
     units |= {"千克": Unit(_GRAM.dimension, Fraction(1000)), "公斤": Unit(_GRAM.dimension, Fraction(1000))}
-    return units | {"毫升": Unit((("m", 3),), Fraction(1, 10**6)), "kph": units["km"] * units["h"] ** -1}
+    return units | {"毫升": Unit((("m", 3),), Fraction(1, 10**6)), **dict.fromkeys(["kph", "kmh"], units["km"] * units["h"] ** -1)}
 
 
 UNITS = _all_units()
@@ -116,9 +117,8 @@ def _factor(text: str, at: int) -> tuple[Unit, int] | None:
     return unit ** (int(found["power"]) if found["power"] else power), found.end()
 
 
-def read_unit(text: str) -> Unit | None:
-    r"""`square cm`, `km/h`, `m s^{-1}`, `^\circ`: the unit a text is, wholly, or None."""
-    text = text.strip()
+def leading_unit(text: str) -> tuple[Unit, int] | None:
+    """The longest unit that a text begins with, and where it ends."""
     if not (first := _factor(text, 0)):
         return None
     unit, at = first
@@ -126,19 +126,27 @@ def read_unit(text: str) -> Unit | None:
         joint = _JOINT.match(text, at)
         assert joint  # it matches nothing as well
         if (joint.end() == at and text[at - 1] != " ") or not (more := _factor(text, joint.end())):
-            return None
+            break
         unit, at = unit * (more[0] ** -1 if joint["over"] else more[0]), more[1]
-    return unit
+    return unit, at
+
+
+def read_unit(text: str) -> Unit | None:
+    r"""`square cm`, `km/h`, `m s^{-1}`, `^\circ`: the unit a text is, wholly, or None."""
+    text = text.strip()
+    found = leading_unit(text)
+    return found[0] if found and found[1] == len(text) else None
 
 
 # Words that say more than what is counted: with one of them the number is not the whole of the answer.
 BLOCKING = re.compile(
     r"\b(?:not|no|never|neither|nor|non|none|un\w+|or|either|and|plus|minus|negative|times|of|off|than|more|less|fewer|"
     r"least|most|up|under|over|above|below|between|within|to|from|until|before|after|every|each|except|without|if|but|"
-    r"half|halves|thirds?|quarters?|twice|double|triple|dozens?|pairs?|hundreds?|thousands?|millions?|billions?|"
+    r"faster|slower|longer|shorter|taller|older|younger|higher|lower|greater|smaller|larger|bigger|heavier|lighter|cheaper|farther|"
+    r"further|tens|tenths|hundredths|thousandths|fourths|fifths|sixths|sevenths|eighths|ninths|half|halves|thirds?|quarters?|twice|double|triple|dozens?|pairs?|hundreds?|thousands?|millions?|billions?|"
     r"trillions?|squared|cubed|base|remainder|mod|modulo|root|roots|power|maybe|perhaps|possibly|cannot|"
     r"wrong|incorrect|false|too|almost|nearly|unknown|ago|by|with|rounded|point|factorial|exceeds?|divided|multiplied|"
-    r"\w*(?:north|south|east|west)\w*|left|clockwise|counter\w*|downwards?|upwards?|positive|opposite|previous|extra|additional|"
+    r"\w*(?:north|south|east|west)\w*|clockwise|counter\w*|downwards?|upwards?|positive|opposite|previous|extra|additional|"
     r"pi|approx\w*|about|roughly|around)\b|n't|[不非未无没半]|以[上下内]|至[少多]|超过|大于|小于|左右|以及|或|和|[百千万亿倍]",
     re.IGNORECASE,
 )
@@ -151,6 +159,8 @@ def read_counted(text: str) -> Unit | None:
     """`students`, `children tickets`: what is counted, as a unit of its own. None when words may change the number."""
     text = text.strip()
     words = text.lower().split()
+    if words == ["times"]:  # but 3 times as many
+        return Unit((("time", 1),), known=False)
     if not _COUNTED.fullmatch(text) or BLOCKING.search(text) or any(word in _NO_NOUNS for word in words):
         return None
     if text.isascii() and not any(len(word) > 3 or word in _SHORT_NOUNS for word in words):
