@@ -13,12 +13,14 @@ from fractions import Fraction
 from typing import Literal
 
 from mm_prm.answers.choices import choice_verdict, chosen
-from mm_prm.answers.compare import Verdict, compare
+from mm_prm.answers.compare import compare
 from mm_prm.answers.cpu_time import CPU_SECONDS, limited
-from mm_prm.answers.expressions import Unread
-from mm_prm.answers.readings import Clock, Reading, Value, Words, alternatives, read
+from mm_prm.answers.formulas import Unread
+from mm_prm.answers.quantities import Value
+from mm_prm.answers.readings import Clock, Reading, Words, alternatives, read
 from mm_prm.answers.sentences import stated
 from mm_prm.answers.text import normalise
+from mm_prm.answers.values import Verdict
 
 # same and different are certain; unsure: equal in no way the rules know; compute: math-verify must be asked
 Glance = Literal["same", "different", "unsure", "compute"]
@@ -28,8 +30,8 @@ __all__ = ["CPU_SECONDS", "Glance", "Verdict", "canonical", "compute", "glance",
 _BESIDE_SIGNS = re.compile(r"(?<!\w) | (?!\w)")
 # A formula that math-verify reads wholly: numbers, letters, operators, and commands that it knows
 _PURE = re.compile(
-    r"(?:[\d.+\-*/^_(){}=! ]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z'])|\\(?:frac|sqrt|int|sum|prod|lim|to|infty|pi|cdot|times|binom"
-    r"|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp|d?x|alpha|beta|theta|lambda)(?![a-zA-Z]))+"
+    r"(?:[\d.+\-*/^_(){}=! ]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z'])|\\(?:frac|sqrt|int|sum|prod|lim|to|infty|pi|cdot|times"
+    r"|binom|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp|d?x|alpha|beta|theta|lambda)(?![a-zA-Z]))+"
 )
 _HARD = re.compile(r"\\(?:int|sum|prod|lim)(?![a-zA-Z])")
 
@@ -88,10 +90,10 @@ def _for_algebra(reference: str, answer: str) -> bool:
 
 
 def compute(reference: str, answer: str) -> Verdict:
-    """math-verify's verdict on two normalised formulas: same, or unsure. Takes seconds at worst of what `limited` allows.
+    """math-verify's verdict on two normalised formulas: same, or unsure; it may take for ever.
 
-    Its True counts for formulas of which it reads everything, which is what `glance` sends here; its False may mean that
-    it did not see through them.
+    Its True counts for formulas of which it reads everything, which are all that `glance` sends here; its False may
+    mean that it did not see through them.
     """
     import math_verify  # takes more than a second to import, and many runs never come here
 
@@ -107,7 +109,7 @@ def compute(reference: str, answer: str) -> Verdict:
 
 
 def rule_verdict(reference: str, answer: str) -> Verdict:
-    """Whether two answers mean the same, by rules alone. Call it from the main thread: it may have to be interrupted."""
+    """Whether two answers mean the same, by rules alone. To be called in the main thread."""
     seen = glance(normalise(reference), normalise(answer))
     if seen != "compute":
         return seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from mm_prm.answers.expressions import Verdict
+from mm_prm.answers.values import Verdict
 
 LETTERS = "A-J"
 _FIRST = set("ABCDEFGHIJ([")
@@ -19,14 +19,16 @@ _LEAD_IN = re.compile(
 )
 # B, (B), b), [B], B. 75, (B) 75, B 75, B (75); neither "A line" nor "A, C" nor "I 5"
 _CHOSEN = re.compile(
-    r"[(\[]([a-z])[)\]][.:,]? ?(.*)|([a-z])(?:[.:)] ?(.*)|, ?(?=[\d\\$(-]|(?!or|and|not|but)[a-z]{2})(.*)| ?(?=\()(.*)|(?<![AaIi]) (?=[\d\\$-])(.*))?",
+    r"[(\[]([a-z])[)\]][.:,]? ?(.*)|([a-z])(?:[.:)] ?(.*)|, ?(?=[\d\\$(-]|(?!or|and|not|but)[a-z]{2})(.*)"
+    r"| ?(?=\()(.*)|(?<![AaIi]) (?=[\d\\$-])(.*))?",
     re.IGNORECASE,
 )
 _AFFIRMED = re.compile(
     rf"(?:option )?[(\[]?([{LETTERS}])[)\]]? (?:is|seems) (?:the )?(?:correct|right|best)(?: (?:answer|option|choice))?"
 )
 _TAKEN_BACK = re.compile(
-    rf"^ ?(?:(?:is|was|are)(?:n't| not| wrong| incorrect| false)|[,;/&+] ?[(\[]?[{LETTERS}]\b|(?:or|and|或|和)\b|[(\[]?[{LETTERS}][)\].:,;])"
+    rf"^ ?(?:(?:is|was|are)(?:n't| not| wrong| incorrect| false)"
+    rf"|[,;/&+] ?[(\[]?[{LETTERS}]\b|(?:or|and|或|和)\b|[(\[]?[{LETTERS}][)\].:,;])"
     rf"|\b(?:or|and|maybe|actually|instead|rather|wait),? \(?[{LETTERS}]\)?(?:[.,;:]|$)|[或和]\(?[{LETTERS}]"
 )
 

@@ -7,22 +7,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from mm_prm.answers.expressions import Node, Unread, fraction, names, parse, spread, value
+from mm_prm.answers.formulas import Node, Unread, fraction, names, parse
+from mm_prm.answers.measures import compare_values
+from mm_prm.answers.quantities import NUMBER_WORD, Value, quantity, spelt
 from mm_prm.answers.text import split
-from mm_prm.answers.units import Unit, read_counted, read_unit
-
-
-@dataclass(frozen=True)
-class Value:
-    """A formula and its unit. name: x in `x = 5`; compact: the unit is one letter right behind the number, or a variable
-    (3m); rough: said to be approximate."""
-
-    node: Node
-    unit: Unit | None = None
-    name: str | None = None
-    compact: bool = False
-    rough: bool = False
-    text: str = ""
+from mm_prm.answers.units import Unit
+from mm_prm.answers.values import value
 
 
 @dataclass(frozen=True)
@@ -124,11 +114,10 @@ _LABEL = re.compile(r"\((\d)\)")
 _CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?|o'clock)?", re.IGNORECASE)
 _RANGE = re.compile(r"(\d[\d.,]* ?%?) ?(?:-|~| to |至|到) ?(\d[\d.,]*(?: ?[a-zA-Z%\u4e00-\u9fff]+)*)")
 _NUMERAL = re.compile(r"([0-9A-Z]+)_ ?(?:\{ ?(\d+|[a-z]+) ?\}|(\d))")
-_ROUGH = re.compile(r"(?:\\approx|about|around|approximately|approx\.?|roughly|~|约为?|大约) ?", re.IGNORECASE)
-_ROUGH_BEHIND = re.compile(r" ?\(?(?:approximately|approx\.?|about)\)?$|左右$")
 _REMARK = re.compile(
-    r" ?\((?:approx(?:imately|\.)?|about|rounded[^()]*|not unique[^()]*|the answer is not unique[^()]*|answers? (?:may|can) vary"
-    r"|to \d+ (?:d\.?p\.?|s\.?f\.?|decimal places|significant figures)|答案不唯一[^()]*|不唯一[^()]*|答案合理即可|近似值?)\)$",
+    r" ?\((?:approx(?:imately|\.)?|about|rounded[^()]*|not unique[^()]*|the answer is not unique[^()]*"
+    r"|answers? (?:may|can) vary|to \d+ (?:d\.?p\.?|s\.?f\.?|decimal places|significant figures)"
+    r"|答案不唯一[^()]*|不唯一[^()]*|答案合理即可|近似值?)\)$",
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r" ?\((?:or|或)(?: fill in)? ?:? ?(.+)\)$", re.IGNORECASE)
@@ -137,14 +126,18 @@ _ENVIRONMENT = re.compile(
     r"\\begin ?\{ ?([pbvB]?matrix|cases|array|aligned?) ?\}(?:\{[lcr| ]*\})?(.*?)\\end ?\{ ?\1 ?\}", re.DOTALL
 )
 _NAME = re.compile(
-    r"(?:[a-zA-Z]|\\[a-zA-Z]+)'*(?: ?_ ?(?:\{[^{}]*\}|\w))?'*(?: ?\( ?(?:[a-zA-Z]|-?\d+)(?: ?, ?(?:[a-zA-Z]|-?\d+))* ?\))?"
-    r"|(?:S|V|C|L|P)_ ?\{[^{}]*\}|m? ?\\(?:angle|triangle) ?[A-Z0-9]{1,3}'*|\|? ?[A-Z]{2} ?\|?|\\(?:alpha|beta|theta|gamma|lambda|phi|omega|rho|mu|sigma|Delta [a-z])"
+    r"(?:[a-zA-Z]|\\[a-zA-Z]+)'*(?: ?_ ?(?:\{[^{}]*\}|\w))?'*"
+    r"(?: ?\( ?(?:[a-zA-Z]|-?\d+)(?: ?, ?(?:[a-zA-Z]|-?\d+))* ?\))?"
+    r"|(?:S|V|C|L|P)_ ?\{[^{}]*\}|m? ?\\(?:angle|triangle) ?[A-Z0-9]{1,3}'*|\|? ?[A-Z]{2} ?\|?"
+    r"|\\(?:alpha|beta|theta|gamma|lambda|phi|omega|rho|mu|sigma|Delta [a-z])"
 )
 _REALS = re.compile(r"(?:(?:all|any) real numbers?|R|\\mathbb ?\{ ?R ?\}|全体实数|任意实数)", re.IGNORECASE)
 _PHRASE = re.compile(r"[a-zA-Z][a-zA-Z ,'-]*[a-zA-Z]|[\u4e00-\u9fff]+")
 _ARTICLE = re.compile(r"\b(?:the|an?) ", re.IGNORECASE)
 _SHORT_WORDS = {"yes", "no", "true", "false"}
-_FORMULA_WORD = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|abs|arcsin|arccos|arctan|pi) ?[a-z]?|(?!no)[a-z ]{1,2}")
+_FORMULA_WORD = re.compile(
+    r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|abs|arcsin|arccos|arctan|pi) ?[a-z]?|(?!no)[a-z ]{1,2}"
+)
 INFINITY: Node = ("const", "infty")
 
 
@@ -195,7 +188,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def _statements(text: str) -> Reading | None:
-    if not text[:1] in "(123456789" or not _STATEMENTS.fullmatch(text):
+    if text[:1] not in "(123456789" or not _STATEMENTS.fullmatch(text):
         return None
     return Statements(frozenset(map(int, re.findall(r"\d", text))))
 
@@ -293,11 +286,11 @@ def _item(text: str) -> Reading:
         return _bracketed(text, brackets)
     if ":" in text:
         return _ratio(text)
-    return _numeral(text) or _range(text) or _point(text) or _spelt(text) or _words(text) or _quantity(text)
+    return _numeral(text) or _range(text) or _point(text) or spelt(text) or _words(text) or quantity(text)
 
 
 def _words(text: str) -> Words | None:
-    """`an acute triangle`: words alone, none of them a number; three letters may be a product and are a word as well."""
+    """`an acute triangle`: words alone, none of them a number or of a formula."""
     if not _PHRASE.fullmatch(text) or NUMBER_WORD.search(text):
         return None
     if text.casefold() not in _SHORT_WORDS and not re.search("[a-z]{3}|[A-Z]?[a-z]{2}\\b|[\u4e00-\u9fff]", text):
@@ -346,7 +339,7 @@ def _bracketed(text: str, brackets: str) -> Reading:
     reading = _item(inner)
     if brackets == "{}":
         return Several(_flat(reading), "{}") if text.startswith("\\") else reading
-    return reading if isinstance(reading, Value) and brackets in ("()", "[]") else _quantity(text)
+    return reading if isinstance(reading, Value) and brackets in ("()", "[]") else quantity(text)
 
 
 def _ratio(text: str) -> Reading:
@@ -373,7 +366,7 @@ def _range(text: str) -> Reading | None:
     found = _RANGE.fullmatch(text)
     if not found:
         return None
-    low, high = _quantity(found.group(1)), _quantity(found.group(2))
+    low, high = quantity(found.group(1)), quantity(found.group(2))
     return Range(low, high) if low.node[0] == high.node[0] == "num" and not high.compact else None
 
 
@@ -400,7 +393,7 @@ def _relation(parts: list[str], operators: list[str]) -> Reading:
         return _bounds(["x", parts[1]], operators, None)
     if set(operators) <= {"<", r"\le", ">", r"\ge"}:
         return _bounds(parts, operators, "")
-    return _turned([_bare(_quantity(part)) for part in parts], operators)
+    return _turned([_bare(quantity(part)) for part in parts], operators)
 
 
 def _bare(reading: Value) -> Node:
@@ -423,7 +416,7 @@ def _is_constant(node: Node) -> bool:
 
 def _bounds(parts: list[str], operators: list[str], name: str | None) -> Reading:
     """x > 3 and 1 < x <= 2 as regions; other chains as relations. name: None where no variable was written."""
-    values = [_quantity(part) for part in parts]
+    values = [quantity(part) for part in parts]
     units = {one.unit for one in values if one.unit and not one.compact}
     if len(units) > 1:
         raise Unread("two units")
@@ -460,7 +453,9 @@ def _equalities(parts: list[str], operators: list[str]) -> Reading:
     name = _left_name(parts[0], parts[1])
     first = 1 if name and exact > 1 else 0
     if name and exact == 1:  # x \approx 75
-        return _with_name(replace(_quantity(parts[1]), rough=True), name) if len(parts) == 2 else _refuse("approximations")
+        return (
+            _with_name(replace(quantity(parts[1]), rough=True), name) if len(parts) == 2 else _refuse("approximations")
+        )
     if not name and exact == 2 and len(parts) == 2:
         return _equation(parts)
     readings = [_item(part) for part in parts[first:exact]]
@@ -507,9 +502,7 @@ def _equation(parts: list[str]) -> Reading:
 
 
 def _agree(left: Reading, right: Reading) -> bool:
-    from mm_prm.answers.compare import compare  # it needs this module
-
-    return compare(left, right) == "same"
+    return isinstance(left, Value) and isinstance(right, Value) and compare_values(left, right) == "same"
 
 
 def _near(left: Reading, right: Reading) -> bool:
@@ -521,165 +514,3 @@ def _near(left: Reading, right: Reading) -> bool:
     except (Unread, ZeroDivisionError, TypeError, OverflowError):
         return False
     return abs(exact - rounded) <= 0.01 * max(exact, rounded)
-
-
-# ---------------------------------------------------------------- one value
-
-_MONEY = re.compile(r"(-?)(?:\\\$|[€£¥]|US\\?\$) ?(-?[\d.,]+(?:[eE]\d+)?.*)")
-_COMPOUND = re.compile(r"(\d+(?:\.\d+)?) ?(\^ ?\\circ|'{1,2}|[a-zA-Z]+|小时|分钟?|秒|度) ?(?:and |, )?")
-_MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12} | {
-    "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
-}  # fmt: skip
-_MULTIPLE = re.compile(rf"(.*[\d}}]) ?({'|'.join(_MULTIPLES)})(?![a-zA-Z\u4e00-\u9fff])(.*)", re.IGNORECASE)
-_TAIL = re.compile(
-    r"(?P<value>.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z](?![a-zA-Z])))(?P<space>\*? *)(?P<unit>(?:\^ ?\\circ|''?|%|\\\$|\\Omega|\(|\\mu|[a-zA-Zμ元度°\u4e00-\u9fff¢€Ω])[^\d]*(?:\^ ?\{? ?-?[1-4] ?\}?[^\d]*)*)"
-)
-_LAST_WORD = re.compile(r"(?P<value>.*[\d)}a-z])(?P<space> +)(?P<unit>\S{2,})")
-
-
-def _quantity(text: str) -> Value:
-    rough = False
-    if found := _ROUGH.match(text):
-        text, rough = text[found.end() :], True
-    if text.endswith(("x", "y", "t", ")", ".", "右")) and (found := _ROUGH_BEHIND.search(text)):
-        text, rough = text[: found.start()], True
-    sign = re.match(r"\+(?=[\d\\(.])", text)
-    reading = _signed_quantity(text[1:] if sign else text)
-    return Value(reading.node, reading.unit, None, reading.compact, rough, text.strip())
-
-
-def _signed_quantity(text: str) -> Value:
-    text = text.strip()
-    if re.fullmatch("[a-zA-Z][a-z]{2,}", text):
-        raise Unread("a word")
-    if found := _MONEY.fullmatch(text):
-        rest = _signed_quantity(found.group(2))
-        if rest.unit not in (None, UNIT_OF_MONEY):
-            raise Unread("money and another unit")
-        node = ("neg", rest.node) if found.group(1) else rest.node
-        return Value(node, UNIT_OF_MONEY if "$" in text else Unit(((text.lstrip("-")[0], 1),)))
-    if found := _MULTIPLE.fullmatch(text):
-        times: Node = ("num", Fraction(_MULTIPLES[found.group(2).lower()]))
-        rest = _with_unit(found.group(1), found.group(3))
-        return replace(rest, node=("mul", rest.node, times))
-    if compound := _compound(text):
-        return compound
-    return _ending_in_unit(text) or Value(parse(_mixed_number(text)))
-
-
-UNIT_OF_MONEY = Unit((("dollar", 1),))
-
-
-def _mixed_number(text: str) -> str:
-    """2 3/4 is two and three quarters."""
-    return re.sub(r"^(-?)(\d+) (\d+)/(\d+)$", r"\1(\2+\\frac{\3}{\4})", text)
-
-
-def _with_unit(value_text: str, unit_text: str) -> Value:
-    if not unit_text.strip():
-        return Value(parse(_mixed_number(value_text)))
-    unit = read_unit(unit_text) or read_counted(unit_text)
-    if not unit:
-        raise Unread("a unit")
-    return Value(parse(_mixed_number(value_text)), unit)
-
-
-def _compound(text: str) -> Value | None:
-    """3 hours 5 minutes, 25°30', 5 ft 6 in: the sum, in the last one's unit."""
-    pieces, at = [], 0
-    while at < len(text) and (found := _COMPOUND.match(text, at)):
-        pieces.append((Fraction(found.group(1)), read_unit(found.group(2))))
-        at = found.end()
-    if at < len(text) or len(pieces) < 2 or not all(unit and unit.known for _, unit in pieces):
-        return None
-    units = [unit for _, unit in pieces if unit]
-    if any(a.dimension != b.dimension or a.factor <= b.factor for a, b in zip(units, units[1:], strict=False)):
-        return None
-    if len(units[0].dimension) != 1 or units[0].dimension[0][1] != 1:
-        return None
-    total = sum((number * unit.factor for (number, _), unit in zip(pieces, units, strict=True)), Fraction(0))
-    return Value(("num", total / units[-1].factor), units[-1])
-
-
-def _ending_in_unit(text: str) -> Value | None:
-    """The shortest number in front of a unit; 2x is none, and 40m is a number of metres or a term."""
-    return next((one for one in (_split_unit(found) for found in _tails(text)) if one), None)
-
-
-def _tails(text: str) -> list[re.Match[str]]:
-    found = _TAIL.fullmatch(text)
-    return [one for one in (found, _LAST_WORD.fullmatch(text)) if found and one]
-
-
-def _split_unit(found: re.Match[str]) -> Value | None:
-    value_text, space, tail = found["value"], found["space"], found["unit"]
-    unit = read_unit(tail) or (read_counted(tail) if (len(tail.strip()) > 1 or not tail.isascii()) and (space or _is_word(tail)) else None)
-    if not unit:
-        return None
-    try:
-        node = parse(_mixed_number(value_text))
-    except Unread:
-        return None
-    single = bool(re.fullmatch(r"[a-zA-Z]", tail.strip()))
-    if single and names(node):
-        return None  # x m
-    return Value(node, unit, compact=single and not space)
-
-
-def _is_word(tail: str) -> bool:
-    return not tail.isascii() or len(tail) > 3
-
-
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-    " eighteen nineteen"
-).split()
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
-NUMBER_WORDS = {word: number for number, word in enumerate(_ONES)} | _TENS
-NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
-
-
-_PART = re.compile(r"(?:(an?|one|two|three|four|five) ?-?)?(half|halves|thirds?|quarters?|fourths?|fifths?)", re.IGNORECASE)
-_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5}
-
-
-def _spelt(text: str) -> Value | None:
-    """One thousand six hundred twenty-five; two thirds."""
-    if found := _PART.fullmatch(text):
-        count = NUMBER_WORDS.get((found.group(1) or "one").lower(), 1)
-        return Value(("num", Fraction(count, _PARTS[found.group(2)[:3].lower()])))
-    words = re.sub(r"[-,]", " ", text.lower()).replace(" and ", " ").split()
-    if not words or words[0] not in NUMBER_WORDS:
-        return None
-    total = group = 0
-    used = 0
-    for word in words:
-        if word in NUMBER_WORDS:
-            group += NUMBER_WORDS[word]
-        elif word == "hundred":
-            group *= 100
-        elif word in _MULTIPLES:
-            total, group = total + group * _MULTIPLES[word], 0
-        else:
-            break
-        used += 1
-    rest = " ".join(words[used:])
-    unit = (read_unit(rest) or read_counted(rest)) if rest else None
-    if rest and not unit:
-        raise Unread("words behind a number")
-    return Value(("num", Fraction(total + group)), unit)
-
-
-def named_node(name: str) -> Node:
-    """The formula that a name is, which may be a name that no formula has."""
-    try:
-        return parse(name)
-    except Unread:
-        return ("var", name)
-
-
-def values(reading: Value) -> list[Value]:
-    r"""Both values of \pm."""
-    if reading.text and r"\pm" not in reading.text and r"\mp" not in reading.text:
-        return [reading]
-    return [replace(reading, node=node) for node in spread(reading.node)]

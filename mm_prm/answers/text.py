@@ -38,7 +38,8 @@ _SYMBOLS = str.maketrans(
     }
     | {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"}
     | {
-        "℃": r"^\circ C", "￥": "¥",
+        "℃": r"^\circ C",
+        "￥": "¥",
         "′": "'",
         "″": "''",
         "’": "'",
@@ -104,10 +105,15 @@ _FACE = re.compile(rf"\\(?:{_FACES})\*? ?\{{([^{{}}]*)\}}")
 _QUANTITY = re.compile(r"\\(?:quantity|qty|SI) ?\{([^{}]*)\} ?\{([^{}]*)\}")
 _PLAIN = re.compile(r"-?[A-Za-z0-9]+(?:\.\d+)?")
 _UNIT_IN_BRACES = re.compile(
-    r"(?<![_^])\{ ?(square|cubic|) ?(degrees?|inch(?:es)?|feet|foot|units?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|yards?"
-    r"|hours?|minutes?|seconds?|dollars?) ?\}"
+    r"(?<![_^])\{ ?(square|cubic|) ?(degrees?|inch(?:es)?|feet|foot|units?|(?:centi|milli|kilo)?met(?:er|re)s?"
+    r"|miles?|yards?|hours?|minutes?|seconds?|dollars?) ?\}"
 )
 _OPEN, _CLOSE = "([{", ")]}"
+
+
+def words(text: str) -> list[str]:
+    """A list of words that is written as one text."""
+    return text.split()
 
 
 def boxes(text: str) -> list[str]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from mm_prm.answers.text import words
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -94,14 +96,18 @@ def _all_units() -> dict[str, Unit]:
             units.setdefault(prefix + name, Unit((), Fraction(10) ** power) * units[name])
     units |= {name: Unit(_METRE.dimension, Fraction(size)) for name, size in _CHINESE.items()}
     units |= {"千克": Unit(_GRAM.dimension, Fraction(1000)), "公斤": Unit(_GRAM.dimension, Fraction(1000))}
-    return units | {"毫升": Unit((("m", 3),), Fraction(1, 10**6)), **dict.fromkeys(["kph", "kmh"], units["km"] * units["h"] ** -1)}
+    return units | {
+        "毫升": Unit((("m", 3),), Fraction(1, 10**6)),
+        **dict.fromkeys(["kph", "kmh"], units["km"] * units["h"] ** -1),
+    }
 
 
 UNITS = _all_units()
 _FOLDED = {name.lower(): unit for name, unit in UNITS.items() if len(name) > 3}  # Meters, but not MM for mm
 _ALIAS = "|".join(re.escape(name) for name in sorted(UNITS, key=len, reverse=True))
 _FACTOR = re.compile(
-    rf"\(? ?(?P<power_word>square|cubic|sq\.?|cu\.?|平方|立方)? ?(?:(?P<name>{_ALIAS})|(?P<word>[a-zA-Z]{{4,}}))(?![a-zA-Z'])"
+    rf"\(? ?(?P<power_word>square|cubic|sq\.?|cu\.?|平方|立方)? ?(?:(?P<name>{_ALIAS})"
+    rf"|(?P<word>[a-zA-Z]{{4,}}))(?![a-zA-Z'])"
     r"\.?( ?\^ ?\{?(?P<power>-?[1-4])\}?| (?P<behind>squared|cubed))? ?\)?"
 )
 _JOINT = re.compile(r" ?(?P<over>/|\bper\b|每)? ?(?:\*|\\cdot|\\times)? ?")
@@ -150,19 +156,19 @@ BLOCKING = re.compile(
     r"pi|approx\w*|about|roughly|around)\b|n't|[不非未无没半]|以[上下内]|至[少多]|超过|大于|小于|左右|以及|或|和|[百千万亿倍]",
     re.IGNORECASE,
 )
-_SHORT_NOUNS = set("men day cat dog cow hen pen pig car bus box bag cup boy egg kid toy way pcs".split())
-_NO_NOUNS = set("sin cos tan cot sec csc log ln exp sqrt abs arcsin arccos arctan is are was were has have".split())
+_SHORT_NOUNS = words("men day cat dog cow hen pen pig car bus box bag cup boy egg kid toy way pcs")
+_NO_NOUNS = words("sin cos tan cot sec csc log ln exp sqrt abs arcsin arccos arctan is are was were has have")
 _COUNTED = re.compile(r"[a-z][a-z.'-]*(?: [a-z][a-z'-]*){0,3}|[\u4e00-\u9fff]{1,4}", re.IGNORECASE)
 
 
 def read_counted(text: str) -> Unit | None:
     """`students`, `children tickets`: what is counted, as a unit of its own. None when words may change the number."""
     text = text.strip()
-    words = text.lower().split()
-    if words == ["times"]:  # but 3 times as many
+    phrase = text.lower().split()
+    if phrase == ["times"]:  # but 3 times as many
         return Unit((("time", 1),), known=False)
-    if not _COUNTED.fullmatch(text) or BLOCKING.search(text) or any(word in _NO_NOUNS for word in words):
+    if not _COUNTED.fullmatch(text) or BLOCKING.search(text) or any(word in _NO_NOUNS for word in phrase):
         return None
-    if text.isascii() and not any(len(word) > 3 or word in _SHORT_NOUNS for word in words):
+    if text.isascii() and not any(len(word) > 3 or word in _SHORT_NOUNS for word in phrase):
         return None  # abc is a product
-    return Unit(((" ".join(words).removesuffix("s"), 1),), known=False)
+    return Unit(((" ".join(phrase).removesuffix("s"), 1),), known=False)
