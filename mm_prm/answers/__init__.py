@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
 
 from mm_prm.answers.choices import choice_verdict, chosen
 from mm_prm.answers.compare import compare
@@ -20,13 +19,15 @@ from mm_prm.answers.quantities import Value
 from mm_prm.answers.readings import Clock, Reading, Words, alternatives, read
 from mm_prm.answers.sentences import stated
 from mm_prm.answers.text import normalise
-from mm_prm.answers.values import Verdict
-
-# same and different are certain; unsure: equal in no way the rules know; compute: math-verify must be asked
-Glance = Literal["same", "different", "unsure", "compute"]
+from mm_prm.answers.values import Glance, Verdict
 
 __all__ = ["CPU_SECONDS", "Glance", "Verdict", "canonical", "compute", "glance", "normalise", "rule_verdict"]
 
+_LEAD_IN = re.compile(
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )*answer(?: is)?:? (?=.)"
+    r"|(?:所以)?答案[是为]?:? ?(?=.)",
+    re.IGNORECASE,
+)
 _BESIDE_SIGNS = re.compile(r"(?<!\w) | (?!\w)")
 # A formula that math-verify reads wholly: numbers, letters, operators, and commands that it knows
 _PURE = re.compile(
@@ -43,7 +44,7 @@ def glance(reference: str, answer: str) -> Glance:
     if not any(map(str.isalnum, answer)):
         return "different" if not answer or any(map(str.isalnum, reference)) else "unsure"
     if seen := choice_verdict(reference, answer, _no_choices):
-        return seen  # type: ignore[return-value]
+        return "unsure" if seen == "compute" else seen
     return _no_choices(reference, answer)
 
 
@@ -63,6 +64,8 @@ def _no_choices(reference: str, answer: str) -> Glance:
     if len(wanted) > 1 or len(given) > 1:
         return _alternatives([[_no_choices(one, other) for one in wanted] for other in given])
     left, right = _read(reference), _read(answer)
+    if (not right or isinstance(right, Words)) and (lead := _LEAD_IN.match(answer)):
+        return _no_choices(reference, answer[lead.end() :])
     if isinstance(left, (Value, Clock)) and (not right or isinstance(right, Words)) and (told := stated(answer)):
         return compare(left, told)
     if left and right:

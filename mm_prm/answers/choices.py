@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from mm_prm.answers.values import Verdict
+from mm_prm.answers.values import Glance
 
 LETTERS = "A-J"
 _FIRST = set("ABCDEFGHIJ([")
@@ -23,6 +23,7 @@ _CHOSEN = re.compile(
     r"| ?(?=\()(.*)|(?<![AaIi]) (?=[\d\\$-])(.*))?",
     re.IGNORECASE,
 )
+_OTHER = re.compile(rf"(?<![a-zA-Z])(?:[{LETTERS}][.):]|\([{LETTERS}]\))")  # a letter that may be the answer
 _AFFIRMED = re.compile(
     rf"(?:option )?[(\[]?([{LETTERS}])[)\]]? (?:is|seems) (?:the )?(?:correct|right|best)(?: (?:answer|option|choice))?"
 )
@@ -59,7 +60,7 @@ def is_choice(reference: str) -> bool:
     return bool(_REFERENCE.fullmatch(reference) or _SEVERAL.fullmatch(reference))
 
 
-def choice_verdict(reference: str, answer: str, otherwise: Callable[[str, str], Verdict]) -> Verdict | None:
+def choice_verdict(reference: str, answer: str, otherwise: Callable[[str, str], Glance]) -> Glance | None:
     """None when the reference is no choice. otherwise: the verdict on two answers that are none."""
     if reference[:1] not in _FIRST:
         return None
@@ -68,22 +69,22 @@ def choice_verdict(reference: str, answer: str, otherwise: Callable[[str, str], 
     return _many(reference, answer) if _SEVERAL.fullmatch(reference) else None
 
 
-def _one(letter: str, text: str, answer: str, otherwise: Callable[[str, str], Verdict]) -> Verdict:
+def _one(letter: str, text: str, answer: str, otherwise: Callable[[str, str], Glance]) -> Glance:
     taken = chosen(answer)
     if text and re.fullmatch(r"\(?[a-zA-Z]\)?", text):  # an option whose text is a letter
         if answer == text and answer.strip("()") != letter:
             return "same" if answer[0] == "(" or answer.islower() else "unsure"
-        if taken and taken[0] != letter and taken[0] == text.strip("()").upper() and not taken[1]:
+        if taken and taken[0] != letter and taken[0] == text.strip("()").upper():
             return "unsure"
     if not taken:
-        return otherwise(text, answer) if text else "unsure"
+        return otherwise(text, answer) if text and (answer == text or not _OTHER.search(answer)) else "unsure"
     texts = otherwise(text, taken[1]) if text and taken[1] else "unsure"
     if taken[0] == letter:
         return "same" if texts != "different" else "unsure"
     return "different" if texts != "same" else "unsure"
 
 
-def _many(reference: str, answer: str) -> Verdict:
+def _many(reference: str, answer: str) -> Glance:
     """As choices BAC is ABC, as the letters of an angle it is not: where only letters stand, their order counts."""
     lead = _LEAD_IN.match(answer)
     answer = answer[lead.end() :] if lead else answer

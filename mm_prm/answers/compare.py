@@ -21,6 +21,7 @@ from mm_prm.answers.readings import (
     Several,
     Statements,
     Words,
+    nameless,
 )
 from mm_prm.answers.values import Verdict
 
@@ -67,7 +68,7 @@ def _mixed(left: Reading, right: Reading) -> Verdict:
     if isinstance(left, Several) and len(left.items) == 1 and left.brackets in ("{}", "()", "[]"):
         return compare(left.items[0], right)
     if isinstance(left, Several) and isinstance(right, Region):
-        return compare(_interval(left), right) if _interval(left) else _unions(left, right)
+        return compare(interval, right) if (interval := _interval(left)) else _unions(left)
     if isinstance(left, Ratio) and isinstance(right, Value) and len(left.terms) == 2 and not right.unit:
         return compare_formulas(("div", *left.terms), right.node)
     if isinstance(left, Ratio) and isinstance(right, Clock) and not right.half:
@@ -183,23 +184,20 @@ def _records(left: Several, right: Several) -> Verdict:
     other = right if _record(left) else left
     if len(left.items) != len(right.items) or other.name or other.brackets not in ("", "()", "cases"):
         return "unsure"
-    pairs = [compare(_nameless(a), _nameless(b)) for a, b in zip(left.items, right.items, strict=True)]
+    pairs = [compare(nameless(a), nameless(b)) for a, b in zip(left.items, right.items, strict=True)]
     return "same" if _all_of(pairs) == "same" else "unsure"
-
-
-def _nameless(reading: Reading) -> Reading:
-    return replace(reading, name=None) if isinstance(reading, (Value, Several, Region, Ratio)) else reading
 
 
 def _one_of_several(one: Value, several: Several) -> Verdict:
     """One number is no list of several, unless all of them are that number."""
     if (
         "," in one.text
+        or several.doubtful
         or several.brackets not in ("", "{}")
         or not all(isinstance(item, Value) for item in several.items)
     ):
         return "unsure"
-    return "different" if any(compare(one, _nameless(item)) == "different" for item in several.items) else "unsure"
+    return "different" if any(compare(one, nameless(item)) == "different" for item in several.items) else "unsure"
 
 
 def _interval(several: Several) -> Region | None:
@@ -218,7 +216,8 @@ def _regions(left: Region, right: Region) -> Verdict:
     return "different" if seen == "same" and left.closed != right.closed else seen
 
 
-def _unions(several: Several, region: Region) -> Verdict:
+def _unions(several: Several) -> Verdict:
+    """Of several pieces, against one interval."""
     return "different" if several.brackets == "union" and len(several.items) > 1 else "unsure"
 
 

@@ -18,13 +18,15 @@ from mm_prm.answers.values import value
 @dataclass(frozen=True)
 class Several:
     r"""Several values. brackets: "" for none, "()" for a point or an open interval, "{}" for a set, "matrix", "cases".
-    ordered: their order counts; joint: "or", "and" or "" where the text does not say; name: as for Value."""
+    ordered: their order counts; joint: "or", "and" or "" where the text does not say; name: as for Value; doubtful: the
+    comma of `0,5` may be a decimal one."""
 
     items: tuple[Reading, ...]
     brackets: str = ""
     ordered: bool = False
     joint: str = ""
     name: str | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ _BLOCKS = re.compile(r";")
 _ENTRIES = re.compile(
     r"(?!(?<=\d),\d{3}(?!\d)),| \b(?:and|or)\b |[和或且]| \\(?:text|quad) ?(?:and|or)|\\(?:vee|lor|wedge|land)\b"
 )
+_DECIMAL_COMMA = re.compile(r"(?<![\d,])\d+,\d+(?![\d,])")
 _UNION = re.compile(r"\\cup")
 _OPERATOR = re.compile(
     r"<=|>=|!=|=|<|>|\\(?:le|ge|ne|approx|in|notin|parallel|perp|cong|sim|subset|subseteq|to|leftrightarrow|Rightarrow|equiv|mid)"
@@ -110,7 +113,7 @@ _OPERATORS = {"<=": r"\le", ">=": r"\ge", "!=": r"\ne"}
 _TURNED = {">": "<", r"\ge": r"\le"}
 SYMMETRIC = {"=", r"\ne", r"\approx", r"\parallel", r"\perp", r"\cong", r"\sim", r"\leftrightarrow", r"\equiv"}
 _STATEMENTS = re.compile(r"(?:\(\d\)[,; ]*(?:and )?){2,}|(?:\d\.){3,}|(?:\d\.){2,}\d")
-_LABEL = re.compile(r"\((\d)\)")
+_LABELS = re.compile(r"\(1\).*\(2\)")
 _CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?|o'clock)?", re.IGNORECASE)
 _RANGE = re.compile(r"(\d[\d.,]* ?%?) ?(?:-|~| to |至|到) ?(\d[\d.,]*(?: ?[a-zA-Z%\u4e00-\u9fff]+)*)")
 _NUMERAL = re.compile(r"([0-9A-Z]+)_ ?(?:\{ ?(\d+|[a-z]+) ?\}|(\d))")
@@ -197,7 +200,8 @@ def _blanks(text: str) -> Reading | None:
     """(1) 3 (2) 4, 5: the answers to numbered parts."""
     if not text.startswith("(1)"):
         return None
-    pieces, rest = [], text[3:]
+    pieces: list[str] = []
+    rest = text[3:]
     while (at := rest.find(f"({len(pieces) + 2})")) > 0:
         pieces.append(rest[:at])
         rest = rest[at + 3 :]
@@ -221,6 +225,8 @@ def _clock(text: str) -> Reading | None:
 
 
 def _several(text: str) -> Reading:
+    if _LABELS.search(text):
+        raise Unread("numbered parts in one answer")
     blocks = [block for block in split(text, _BLOCKS)[0] if block]
     if len(blocks) > 1:
         flat = [item for block in blocks for item in _flat(_entries(block))]
@@ -245,7 +251,8 @@ def _entries(text: str) -> Reading:
     if len(joints) > 1:
         raise Unread("and, or")
     items = [item for part in parts for item in _flat(_item(part))]
-    return _joined(items, joints.pop() if joints else "")
+    reading = _joined(items, joints.pop() if joints else "")
+    return replace(reading, doubtful=bool(_DECIMAL_COMMA.search(text))) if isinstance(reading, Several) else reading
 
 
 def _ands(text: str) -> str:
@@ -264,8 +271,11 @@ def _named(several: Several) -> Several:
     called = [getattr(item, "name", None) for item in several.items]
     if called[0] is None or any(name not in (None, called[0]) for name in called):
         return several
-    items = tuple(replace(item, name=None) if getattr(item, "name", None) else item for item in several.items)
-    return replace(several, items=items, name=called[0], ordered=False)
+    return replace(several, items=tuple(map(nameless, several.items)), name=called[0], ordered=False)
+
+
+def nameless(reading: Reading) -> Reading:
+    return replace(reading, name=None) if isinstance(reading, (Value, Several, Region, Ratio)) else reading
 
 
 def _item(text: str) -> Reading:

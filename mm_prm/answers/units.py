@@ -80,7 +80,13 @@ _TABLE: list[tuple[Unit, str]] = [
 ]
 _PREFIXES = {"k": 3, "M": 6, "G": 9, "d": -1, "c": -2, "m": -3, "\\mu": -6, "μ": -6, "µ": -6, "n": -9}
 _LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
-_CHINESE = {"千米": 1000, "公里": 1000, "分米": Fraction(1, 10), "厘米": Fraction(1, 100), "毫米": Fraction(1, 1000)}
+_CHINESE: dict[str, int | Fraction] = {
+    "千米": 1000,
+    "公里": 1000,
+    "分米": Fraction(1, 10),
+    "厘米": Fraction(1, 100),
+    "毫米": Fraction(1, 1000),
+}
 _TAKE_PREFIX = {"m", "g", "s", "L", "l", "N", "J", "W", "Pa", "Hz", "V", "A", "mol"}
 
 
@@ -110,6 +116,8 @@ _FACTOR = re.compile(
     rf"|(?P<word>[a-zA-Z]{{4,}}))(?![a-zA-Z'])"
     r"\.?( ?\^ ?\{?(?P<power>-?[1-4])\}?| (?P<behind>squared|cubed))? ?\)?"
 )
+_SYMBOLS = re.compile(r"(?!.*\bin\b)[^ ]*?[a-zA-Z]{1,3}(?:\^\{?-?\d\}?)? [a-zA-Z]{1,3}(?: ?\^ ?\{?-?\d\}?)? ?")
+_PREPOSITION = re.compile(r"in (?:total|all|the|an?|his|her|its|their|each|every|one|this|that|[A-Z])\b")  # no inches
 _JOINT = re.compile(r" ?(?P<over>/|\bper\b|每)? ?(?:\*|\\cdot|\\times)? ?")
 _POWER_WORDS = {"sq": 2, "cu": 3, "平方": 2, "立方": 3, None: 1}
 
@@ -128,11 +136,17 @@ def leading_unit(text: str) -> tuple[Unit, int] | None:
     if not (first := _factor(text, 0)):
         return None
     unit, at = first
+    if _PREPOSITION.match(text):
+        return None
     while at < len(text):
         joint = _JOINT.match(text, at)
         assert joint  # it matches nothing as well
-        if (joint.end() == at and text[at - 1] != " ") or not (more := _factor(text, joint.end())):
+        if not (more := _factor(text, joint.end())):
             break
+        if not joint.group().strip() and not _SYMBOLS.fullmatch(
+            text[:at].split()[-1] + " " + text[joint.end() : more[1]]
+        ):
+            break  # minutes in total are no product
         unit, at = unit * (more[0] ** -1 if joint["over"] else more[0]), more[1]
     return unit, at
 

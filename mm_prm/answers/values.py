@@ -14,6 +14,8 @@ from typing import Any, Literal
 from mm_prm.answers.formulas import Node, Unread, names, walk
 
 Verdict = Literal["same", "different", "unsure"]
+# same and different are certain; unsure: equal in no way the rules know; compute: math-verify must be asked
+Glance = Literal["same", "different", "unsure", "compute"]
 
 DIGITS = 50  # of values that are no fractions
 MOST_BITS = 40_000  # of an exact number
