@@ -31,7 +31,8 @@ _LEAD_IN = re.compile(
 _BESIDE_SIGNS = re.compile(r"(?<!\w) | (?!\w)")
 # A formula that math-verify reads wholly: numbers, letters, operators, and commands that it knows
 _PURE = re.compile(
-    r"(?:[\d.+\-*/^_(){}=! ]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z'])|\\(?:frac|sqrt|int|sum|prod|lim|to|infty|pi|cdot|times"
+    r"(?:[\d.+\-*/^_(){}=! ]|(?<![a-zA-Z])d?[a-zA-Z](?![a-zA-Z'])"
+    r"|\\(?:frac|sqrt|int|sum|prod|lim|to|infty|pi|cdot|times"
     r"|binom|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp|d?x|alpha|beta|theta|lambda)(?![a-zA-Z]))+"
 )
 _HARD = re.compile(r"\\(?:int|sum|prod|lim)(?![a-zA-Z])")
@@ -64,7 +65,7 @@ def _no_choices(reference: str, answer: str) -> Glance:
     if len(wanted) > 1 or len(given) > 1:
         return _alternatives([[_no_choices(one, other) for one in wanted] for other in given])
     left, right = _read(reference), _read(answer)
-    if (not right or isinstance(right, Words)) and (lead := _LEAD_IN.match(answer)):
+    if (not right or isinstance(right, Words)) and not answer.endswith("!") and (lead := _LEAD_IN.match(answer)):
         return _no_choices(reference, answer[lead.end() :])
     if isinstance(left, (Value, Clock)) and (not right or isinstance(right, Words)) and (told := stated(answer)):
         return compare(left, told)

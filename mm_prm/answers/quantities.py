@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mm_prm.answers.formulas import Node, Unread, names, parse, spread
+from mm_prm.answers.formulas import Node, Unread, names, parse, spread, walk
 from mm_prm.answers.text import words
-from mm_prm.answers.units import Unit, read_counted, read_unit
+from mm_prm.answers.units import DEGREE, Unit, read_counted, read_unit
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def _split_unit(found: re.Match[str]) -> Value | None:
         node = parse(_mixed_number(value_text))
     except Unread:
         return None
+    if unit.dimension == DEGREE.dimension and any(part[0] == "fn" for part in walk(node)):
+        return None  # sin 30°
     single = bool(re.fullmatch(r"[a-zA-Z]", tail.strip()))
     if single and names(node):
         return None  # x m

@@ -179,6 +179,8 @@ def read(text: str) -> Reading:
             return Value(parse(text), text=text)
         except Unread:
             pass  # 1.3.4
+    if sum(map(text.count, "([{")) != sum(map(text.count, ")]}")):
+        raise Unread("a bracket without its partner")
     text = re.sub(r"[.?!]$", "", text.strip()) if not text.endswith("!") else text
     text = _REMARK.sub("", text) if text.endswith(")") else text
     return _statements(text) or _blanks(text) or _clock(text) or _several(text)

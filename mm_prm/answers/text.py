@@ -150,7 +150,7 @@ def _lines(text: str) -> str:
 
 def _latex(text: str) -> str:
     text = text if r"\begin" in text else re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
-    text = re.sub(r"(?<=\d),\\! ?(?=\d)", "", text)
+    text = re.sub(r"(?<=\d)(?:,\\! ?|\\,)(?=\d)", "", text)
     text = re.sub(r"\\(?:[,;:!>]|\(|\)|\[|\])|(?<=\d)\{,\}(?=\d{3})", _spacing, text)
     text = re.sub(r"(?<!\\)\\ |~", " ", text).replace(r"\%", "%")
     text = _QUANTITY.sub(r"\1 \2", text)
@@ -165,7 +165,7 @@ def _latex(text: str) -> str:
 
 
 def _spacing(found: re.Match[str]) -> str:
-    return " " if found.group() in (r"\:", r"\(", r"\)", r"\[", r"\]") else ""
+    return "" if found.group() in (r"\!", "{,}") else " "
 
 
 def normalise(answer: str) -> str:
