@@ -37,7 +37,7 @@ _POSSESSED = re.compile(
 _BEHIND_PREPOSITIONS = re.compile(
     r"\b(?:in total|in all|by the end|per|every|each|so|after|to|from|by|with|and|under|over)\b", re.IGNORECASE
 )
-_PROSE = re.compile(r"(?:[A-Za-z\u4e00-\u9fff]|[ ,.'\":;?!()%-])*")
+_PROSE = re.compile(r"(?:[A-Za-z\u4e00-\u9fff]|[ ,.'\":;?!%-])*")
 _WORD = re.compile(r"[A-Za-z][a-z'-]*|[\u4e00-\u9fff]")
 # Behind a number these words begin something else than what is counted
 _NO_NOUNS = words(
@@ -71,7 +71,7 @@ def _stated_once(sentence: str) -> Reading | None:
     found = (chunks or spelt)[0]
     before, behind = sentence[: found.start()], sentence[found.end() :]
     if (
-        found.group().endswith("!")
+        found.group()[-1] in "!-+*/^=<>_({\\"
         or _NOT_STATED.search(before)
         or _POSSESSED.search(before)
         or _NEXT_WORD.match(behind)
