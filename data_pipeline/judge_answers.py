@@ -74,10 +74,11 @@ def read_pairs(path: Path) -> list[Pair]:
 
 async def by_rules(judge: Judge, pair: Pair) -> dict[str, str]:
     """The verdict of reading alone, or of math-verify where reading cannot value a formula."""
-    seen = glance(normalise(pair.problem.answer), normalise(pair.answer))
+    texts = normalise(pair.problem.answer), normalise(pair.answer)
+    seen = glance(*texts)
     if seen != "compute":
         return {"verdict": seen, "by": "rule"}
-    return {"verdict": await judge.by_rules(pair.problem.answer, pair.answer), "by": "math-verify"}
+    return {"verdict": await judge.workers.compute(*texts), "by": "math-verify"}
 
 
 async def by_llm(judge: Judge, pair: Pair) -> dict[str, str]:

@@ -108,6 +108,7 @@ _UNIT_IN_BRACES = re.compile(
     r"(?<![_^])\{ ?(square|cubic|) ?(degrees?|inch(?:es)?|feet|foot|units?|(?:centi|milli|kilo)?met(?:er|re)s?"
     r"|miles?|yards?|hours?|minutes?|seconds?|dollars?) ?\}"
 )
+_BEFORE_BRACE = re.compile(r"(\\[a-zA-Z]+) +(?=[{\\])")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -158,6 +159,7 @@ def _latex(text: str) -> str:
         text = plain
     text = re.sub(r"\\(?:mathrm|mathbf|boldsymbol|rm|bf) ?(?=\\)", "", text)
     text = _COMMAND.sub(lambda found: _SPELLINGS.get(found.group(1), rf"\{found.group(1)}"), text)
+    text = _BEFORE_BRACE.sub(r"\1", text)
     text = re.sub(r"(?<![\\])\\(?=\d|\s*$)", "", text)  # a backslash astray
     text = re.sub(r"\^ *\{ *\^? *\\circ *\}|\^ *\^ *\\circ|(?<![\^\s]) ?\\circ\b", r"^\\circ ", text)
     text = re.sub(r"\{ ?\} ?(?=\^)", "", text)
@@ -186,6 +188,7 @@ def normalise(answer: str) -> str:
         text = re.sub("[⁻⁺ⁿ⁰¹²³⁴-⁹]+", lambda found: f"^{{{found.group().translate(_RAISED)}}}", text)
         text = re.sub("[₀-₉]+", lambda found: f"_{{{found.group().translate(_RAISED)}}}", text)
         text = re.sub(r"√ ?(\d+(?:\.\d+)?|[a-zA-Z]|\([^()]*\)|\{[^{}]*\})", _root, text)
+        text = _BEFORE_BRACE.sub(r"\1", text)
     text = re.sub(r"(?<=[A-Z]) ?// ?(?=[A-Z])", r" \\parallel ", text) if "//" in text else text
     return re.sub(r"\s+", " ", text).strip("*` ").rstrip(".。 ")
 
