@@ -18,7 +18,7 @@ from collections import Counter
 from pebble import ProcessPool
 
 from mm_prm import cli
-from mm_prm.answers import Glance, glance, math_equal, normalise
+from mm_prm.answers import Glance, Verdict, compute, glance, normalise
 from mm_prm.cli import BadInput, Fault
 from mm_prm.prm_format import defuse
 from mm_prm.prompts import JUDGE_TEMPLATE
@@ -39,23 +39,33 @@ def _start_math_worker() -> None:
     import math_verify  # noqa: F401  (now, so that the first comparison is not charged for it)
 
 
-class MathWorkers:
-    """math_equal in processes of their own: an answer like 9^{9^{9^9}} can block an interpreter for good."""
+def _compute(reference: str, answer: str, cpu_seconds: int) -> Verdict:
+    """In a worker: the system ends the process when it has used so much CPU time from here on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+    return compute(reference, answer)
 
-    def __init__(self, seconds: float = 20):
-        self.seconds = seconds
+
+class MathWorkers:
+    """`compute` in processes of their own: computer algebra can block an interpreter for good.
+
+    The limit is CPU time, so that a busy machine changes no verdict; the system ends a worker that exceeds it.
+    """
+
+    def __init__(self, cpu_seconds: int = 20):
+        self.cpu_seconds = cpu_seconds
         self.pool: ProcessPool | None = None
 
-    async def equal(self, reference: str, answer: str) -> bool:
-        """Raises TimeoutError when the comparison takes too long or too much memory."""
+    async def compute(self, reference: str, answer: str) -> Verdict:
+        """unsure when the comparison takes too long or too much memory."""
         if self.pool is None:
             context = multiprocessing.get_context("spawn")
             self.pool = ProcessPool(max_workers=2, initializer=_start_math_worker, context=context)
         try:
-            task = self.pool.schedule(math_equal, args=(reference, answer), timeout=self.seconds)
-            return await asyncio.wrap_future(task)
-        except OSError:  # ProcessExpired: the worker was killed, for its memory perhaps
-            raise TimeoutError from None
+            return await asyncio.wrap_future(self.pool.schedule(_compute, args=(reference, answer, self.cpu_seconds)))
+        except (OSError, MemoryError, RecursionError):  # ProcessExpired is an OSError: the worker was ended
+            return "unsure"
 
     def close(self) -> None:
         if self.pool:
@@ -95,13 +105,7 @@ class Judge:
         seen = glance(reference, answer)
         if seen != "compute":
             return seen
-        try:
-            return "same" if await self.workers.equal(reference, answer) else "unsure"
-        except TimeoutError:
-            if self.llm:
-                return "unsure"
-            said = f"math-verify took too long to compare {answer!r} with {reference!r}: this needs an LLM judge"
-            raise Undecided(said) from None
+        return await self.workers.compute(reference, answer)
 
     async def by_llm(self, problem: Problem, answer: str) -> bool:
         """Raises Undecided when two replies are neither yes nor no, Unreachable when the server stays away."""

@@ -117,7 +117,12 @@ class Candidates:
             values["likelihood"] = kept
         values |= {name: aggregate(name, scores) for name in AGGREGATIONS}
         answers = record.get("answers")
-        return cls(record["labels"], values, None if answers is None else canonical(answers), record["id"])
+        return cls(
+            record["labels"],
+            values,
+            None if answers is None else canonical(answers, record.get("answer")),
+            record["id"],
+        )
 
     def accuracies(self, k: int) -> dict[str, float]:
         """Accuracy of every rule with k of the candidates, or with all when there are fewer."""

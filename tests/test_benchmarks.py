@@ -12,7 +12,7 @@ from fake_server import ChatServer
 from PIL import Image
 
 from benchmarks import BENCHMARKS, read_benchmark
-from mm_prm.answers import glance, normalise, rule_equal
+from mm_prm.answers import glance, normalise, rule_verdict
 from mm_prm.cli import BadInput, Fault
 from mm_prm.tables import file_stem, hub_table
 
@@ -160,7 +160,7 @@ def test_olympiadbench_has_several_pictures(tmp_path):
             "image_path": "images_olympiadbench_prm/7_1.png",
         },
     ]
-    assert rule_equal(problems[0].answer, "\\frac{1}{3}, 2") and not rule_equal(problems[0].answer, "2")
+    assert rule_verdict(problems[0].answer, "\\frac{1}{3}, 2") == "same" != rule_verdict(problems[0].answer, "2")
 
 
 def test_mathvista(tmp_path):

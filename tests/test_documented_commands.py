@@ -66,6 +66,8 @@ def workplace(tmp_path, desk):
     rows = [visual_row(f"What is {n}?") for n in range(20)]
     (tmp_path / "VisualProcessBench/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "seed.json").write_text(json.dumps([{**QUESTION, "id": n} for n in range(16)]))
+    pair = json.dumps({"reference": "79", "answer": "79 miles"})
+    (tmp_path / "pairs.jsonl").write_text(pair)
     return tmp_path
 
 
@@ -88,5 +90,5 @@ def test_documented_python_commands_run_as_they_stand(workplace):
         documented = [spelled_out(ROOT / "docs" / name, server.url) for name in ("pipeline.md", "reproduce.md")]
         for command in documented[0] + documented[1]:
             run(*command)
-    assert [len(some) for some in documented] == [22, 6]
+    assert [len(some) for some in documented] == [23, 6]
     assert (workplace / "trees.html").stat().st_size > 10_000 and (workplace / "cases/cases.md").exists()

@@ -1,75 +1,15 @@
-"""Is this answer right? The rules on pairs, the LLM judge against a real HTTP server."""
-# ruff: noqa: E501  (tables of pairs)
+"""Is this answer right? The rules' workers, the LLM judge against a real HTTP server."""
 
 import argparse
 import asyncio
-import time
 
 import pytest
 from fake_server import ChatServer
 
-from mm_prm.answers import glance, normalise, rule_equal
 from mm_prm.cli import BadInput
 from mm_prm.judge import Judge, MathWorkers, Undecided, add_judge_flags, judge_from_flags
 from mm_prm.records import Problem
 from mm_prm.servers import Unreachable
-
-SAME = [
-    # numbers
-    ("75", "75"), ("75", " 75 . "), ("75", "75.0"), ("1,200", "1200"), ("1{,}200", "1200"), ("-3", "-3"), ("-5", "−5"), ("-5", "–5"),
-    ("3.5", "7/2"), ("75", "**75**"), ("yes", "Yes"), (">", ">"), ("∅", "\\emptyset"),
-    # full width, LaTeX wrappers
-    ("75", "７５"), ("75", "７５。"), ("75%", "７５％"), ("(1,2)", "（１，２）"), ("75", "\\boxed{75}"), ("75", "$75$"), ("75", "\\boxed {75}"),
-    ("75", "\\(75\\)"), ("B", "\\boxed{\\text{B}}"), ("75", "The area is \\boxed{75}."),
-    # fractions, roots, expressions
-    ("\\frac{1}{2}", "0.5"), ("\\frac{1}{2}", "\\dfrac12"), ("\\frac{2}{4}", "\\frac12"), ("-\\frac12", "-0.5"), ("½", "1/2"),
-    ("11/4", "2 3/4"), ("2\\frac{3}{4}", "2 3/4"), ("2\\sqrt{3}", "\\sqrt{12}"), ("2\\sqrt{3}", "2√3"), ("2\\sqrt{3}\\pi", "2√3π"),
-    ("3\\sqrt{2}", "3√2cm"), ("$x+1$", "1+x"), ("x^2-1", "(x-1)(x+1)"), ("x^2+2x+1", "(x+1)^2"), ("x^2-2x", "x(x-2)"),
-    ("2^{10}", "1024"), ("10^{-3}", "10⁻³"), ("1.5\\times10^3", "1500"), ("1500", "1.5×10^3"), ("x=5", "5"), ("\\pi/2", "π/2"),
-    ("x > 2", "x \\gt 2"), ("y=x^2-2x-3", "y=(x-1)^2-4"), ("3:4", "3∶4"),
-    # choices
-    ("B", "B"), ("B", "b"), ("B", "(B)"), ("B", "B. 75"), ("B", "b)"), ("B", "Option B"), ("B", "\\text{B}"), ("B", "[B]"),
-    ("B", "B) the second"), ("(B)", "B"), ("B. 75", "B"), ("B. 75", "75"), ("AC", "A, C"), ("A, C", "CA"), ("ABD", "A, B and D"),
-    ("B", "(B) 75°"), ("B", "\\textbf{(B)}\\ 75"), ("B", "B (75)"), ("B", "B 75"), ("B", "B, 75"), ("B", "B、75"), ("B", "B \\quad 75"),
-    ("B", "The answer is B"), ("B", "Answer: B"), ("B", "选B"), ("B", "答案是B"), ("B", "The correct answer is (B) 75"),
-    # units, degrees, percent
-    ("5 kg", "5"), ("5", "5 kg"), ("12 cm", "12 centimeters"), ("12 cm^2", "12 square cm"), ("12 cm²", "12\\text{ cm}^2"),
-    ("12 cm^{2}", "12 平方厘米"), ("3 h", "3 hours"), ("5元", "5"), ("5", "$5"), ("\\frac12 kg", "0.5 kg"), ("24", "24\\ \\text{cm}^2"),
-    ("24\\pi", "24π cm²"), ("24\\pi", "24\\pi\\text{ cm}^2"), ("12", "12 (cm)"), ("5", "5 units"), ("12", "12 cubic units"), ("8", "8 feet"),
-    ("15^\\circ", "15°"), ("15^{\\circ}", "15 degrees"), ("15°", "15"), ("15度", "15°"), ("75%", "75"), ("75\\%", "0.75"),
-    ("0.75", "75 percent"), ("75%", "\\frac{3}{4}"), ("3/4", "75%"),
-    # tuples, sets, lists
-    ("(1,2)", "(1, 2)"), ("\\left(1,2\\right)", "(1,2)"), ("\\{1,2\\}", "\\{2,1\\}"), ("1, 2", "2, 1"), ("[1,+\\infty)", "[1, +∞)"),
-    ("x=1 or x=2", "x=2 or x=1"), ("30° or 150°", "150° or 30°"), ("3 cm or 5 cm", "3 or 5"), ("x_1=1, x_2=3", "x₁=1, x₂=3"),
-    ("\\frac12, \\sqrt{12}", "0.5, 2\\sqrt3"), ("(-\\infty,1)", "(-∞,1)"),
-]  # fmt: skip
-DIFFERENT = [
-    ("75", "57"), ("75", ""), ("75", "-"), ("75", "7.5"), ("75", "-75"), ("1,200", "1.2"), ("75", "75 or 76"), ("75", "7_5"), (">", "<"),
-    ("75", "seventy"), ("\\frac{1}{2}", "2"), ("x+1", "x-1"), ("2\\sqrt{3}", "3\\sqrt{2}"), ("2m", "2"), ("x > 2", "x < 2"),
-    ("B", "C"), ("B", "(C)"), ("B", "Because"), ("B", "AB"), ("A", "A or B"), ("A", "A, C"), ("A, C", "A"), ("AC", "AB"), ("BAC", "ABC"),
-    ("I", "I think 5"), ("A", "A line"), ("B. 75", "57"), ("cat", "act"), ("B", "The answer is C"),
-    ("5 kg", "5 cm"), ("\\frac12 kg", "0.5 cm"), ("12 cm", "12 cm^2"), ("5 m", "500 m"), ("75%", "7.5"), ("75%", "7500"),
-    ("15°", "51°"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("\\{1,2\\}", "\\{1,3\\}"), ("1, 2", "1, 3"),
-    ("30° or 150°", "150°"), ("150°", "30° or 150°"), ("30°, 60°", "60°"), ("90", "∠A=30°, ∠B=90°"), ("80°", "50°和80°"),
-    ("x<-1 or x>3", "x<-1 and x>3"),
-]  # fmt: skip
-# Nobody needs to ask an LLM whether these are the same.
-TRIVIAL = [("75", "57"), ("75", "--"), ("B", "C"), ("AC", "AB"), ("5 kg", "6 kg"), ("75%", "7.5"), ("15°", "51")]
-
-
-@pytest.mark.parametrize(("reference", "answer"), SAME)
-def test_rules_see_the_same_answer(reference, answer):
-    assert rule_equal(reference, answer)
-
-
-@pytest.mark.parametrize(("reference", "answer"), DIFFERENT)
-def test_rules_see_a_different_answer(reference, answer):
-    assert not rule_equal(reference, answer)
-
-
-@pytest.mark.parametrize(("reference", "answer"), TRIVIAL)
-def test_trivially_different_answers_are_told_at_a_glance(reference, answer):
-    assert glance(normalise(reference), normalise(answer)) == "different"
 
 
 def flags(*argv):
@@ -98,12 +38,12 @@ def ask(server, kind, *answers, max_outage=5.0, known=None):
 def test_the_llm_is_asked_once_per_answer_and_only_where_the_rules_are_unsure(monkeypatch):
     monkeypatch.setattr(Judge, "AUDIT_AT_MOST", 0)
     with ChatServer(lambda request: ["Yes."]) as server:
-        answers = ["75", "57", "seventy-five", "seventy-five", " seventy-five. "]
+        answers = ["75", "57", "LXXV", "LXXV", " LXXV. "]
         verdicts, judge = ask(server, "rule+llm", *answers)
         assert verdicts == [True, False, True, True, True]
         assert len(server.requests) == 1 and judge.counts["rule"] == 2 and judge.counts["llm"] == 1
-        assert server.requests[0]["temperature"] == 0 and "seventy-five" in str(server.requests[0]["messages"])
-        assert ask(server, "rule+llm", "seventy-five", known={"seventy-five": False})[0] == [False]
+        assert server.requests[0]["temperature"] == 0 and "LXXV" in str(server.requests[0]["messages"])
+        assert ask(server, "rule+llm", "LXXV", known={"LXXV": False})[0] == [False]
         assert len(server.requests) == 1
 
 
@@ -131,20 +71,16 @@ def test_rules_and_llm_are_compared_on_a_sample():
         assert f"agree on {sum(judge.audited)} of {sampled}" in judge.summary()
 
 
-def test_an_answer_that_would_compute_for_ever_is_stopped():
-    started = time.monotonic()
-
+def test_computer_algebra_that_would_never_end_is_ended_and_the_next_comparison_goes_on():
     async def run():
-        workers = MathWorkers(seconds=2)
+        workers = MathWorkers(cpu_seconds=1)
         try:
-            with pytest.raises(TimeoutError):
-                await workers.equal("3", "9^{9^{9^9}}")
-            return await workers.equal("3x", "x+2x")
+            endless = await workers.compute("3", r"\sum_{k=1}^{\infty} \frac{\sin(k^2)^{9^{9^9}}}{k^{9^{9}}}")
+            return endless, await workers.compute("3x", "x+2x")
         finally:
             workers.close()
 
-    assert asyncio.run(run()) is True
-    assert time.monotonic() - started < 40
+    assert asyncio.run(run()) == ("unsure", "same")
 
 
 def test_an_llm_judge_needs_endpoint_and_model():

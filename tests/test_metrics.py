@@ -120,7 +120,7 @@ def test_votes_over_subsets_come_near_all_subsets():
         (["(B) 12", "B", "B", "C"], ["B", "B", "B", "C"]),
         (["12 cm", "12 cm", "12", "", None], ["12 cm", "12 cm", "12 cm", "", ""]),
         (["1,200", "1200"], ["1,200", "1,200"]),
-        (["x+1", "1+x"], ["x+1", "1+x"]),  # computer algebra is not asked
+        (["x+1", "1+x", "\\sqrt{8}", "2\\sqrt2"], ["1+x", "1+x", "2\\sqrt2", "2\\sqrt2"]),
     ],
 )
 def test_answers_that_mean_the_same_vote_together(answers, expected):
