@@ -152,8 +152,9 @@ class Restructuring:
             )
             self.requests += 1
             steps, answer = read_reply(reply["choices"][0])
-            if not await self.judge.for_problem(problem)(answer):
-                raise Flaw(f"the answer is {answer!r}, not {problem.answer!r}")
+            if not (verdict := await self.judge.for_problem(problem)(answer)):
+                said = "not" if verdict is False else "and no rule tells whether that is"
+                raise Flaw(f"the answer is {answer!r}, {said} {problem.answer!r}")
         except (Flaw, Refused, Undecided) as error:
             return {"flaw": str(error)}
         return {"text": render_solution(steps, answer)}

@@ -224,6 +224,9 @@ def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Proble
 # ---------------------------------------------------------------- the tree (stage 2 out)
 
 
+UNDECIDED = ("undecided", "undecided_rollouts", "undecided_counts")  # fields of a node that are written where not empty
+
+
 @dataclass
 class Node:
     """A state of the search: the solution so far, and what its rollouts showed (paper, section 3.2).
@@ -231,7 +234,8 @@ class Node:
     partial_solution: the steps this node adds to its parent. A rollout is the list of steps that *follow* the
     state, the answer last. num_rollouts and num_correct are the counts behind mc_value; correct_counts and
     incorrect_counts say how often each distinct rollout came. judge_value: an MLLM's P(Yes) for partial_solution,
-    None where it was not asked.
+    None where it was not asked. undecided: rollouts without a verdict, in no other count, with undecided_rollouts and
+    undecided_counts as for the others.
     """
 
     partial_solution: list[str]
@@ -244,6 +248,9 @@ class Node:
     correct_counts: list[int] = field(default_factory=list)
     incorrect_rollouts: list[list[str]] = field(default_factory=list)
     incorrect_counts: list[int] = field(default_factory=list)
+    undecided: int = field(default=0, kw_only=True)
+    undecided_rollouts: list[list[str]] = field(default_factory=list, kw_only=True)
+    undecided_counts: list[int] = field(default_factory=list, kw_only=True)
     children: list[Node] = field(default_factory=list)
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Node]]:
@@ -254,24 +261,38 @@ class Node:
             yield prefix, node
             stack += [((*prefix, *child.partial_solution), child) for child in reversed(node.children)]
 
+    def drawn(self, verdict: bool | None) -> tuple[list[list[str]], list[int]]:
+        """The distinct rollouts that are right (True), wrong (False) or undecided (None), and how often each came."""
+        if verdict is None:
+            return self.undecided_rollouts, self.undecided_counts
+        right, wrong = (self.correct_rollouts, self.correct_counts), (self.incorrect_rollouts, self.incorrect_counts)
+        return right if verdict else wrong
+
     def is_judged(self) -> bool:
         """Whether every node below this one has a judge_value."""
         return all(node.judge_value is not None for _, node in self.walk() if node is not self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields; an unknown judge_value is left out. Lists are shared with the node, not copied."""
+        """The fields; left out: an unknown judge_value, and what is undecided where nothing is.
+
+        Lists are shared with the node, not copied.
+        """
         root: dict[str, Any] = {}
         stack = [(self, root)]
         while stack:
             node, data = stack.pop()
-            data |= {name: value for name, value in vars(node).items() if (name, value) != ("judge_value", None)}
+            fields = vars(node).items()
+            data |= {name: value for name, value in fields if value or not (value is None or name in UNDECIDED)}
             data["children"] = [{} for _ in node.children]
             stack += zip(node.children, data["children"], strict=True)
         return root
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Node:
-        """Trees made elsewhere may lack the counts; every rollout then counts once."""
+        """Trees made elsewhere may lack the counts; every rollout then counts once.
+
+        Raises KeyError that names a missing field, ValueError where counts and rollouts do not match.
+        """
         root = cls._childless(data)
         stack = [(root, data["children"])]
         while stack:
@@ -282,9 +303,10 @@ class Node:
 
     @classmethod
     def _childless(cls, data: dict[str, Any]) -> Node:
-        correct, incorrect = data["correct_rollouts"], data["incorrect_rollouts"]
-        counts = data.get("correct_counts", [1] * len(correct)), data.get("incorrect_counts", [1] * len(incorrect))
-        if (len(counts[0]), len(counts[1])) != (len(correct), len(incorrect)):
+        rollouts = [data["correct_rollouts"], data["incorrect_rollouts"], data.get("undecided_rollouts", [])]
+        names = ("correct_counts", "incorrect_counts", "undecided_counts")
+        counts = [data.get(name, [1] * len(found)) for name, found in zip(names, rollouts, strict=True)]
+        if list(map(len, counts)) != list(map(len, rollouts)):
             raise ValueError("a node's counts do not match its rollouts")
         judge_value = data.get("judge_value")
         return cls(
@@ -294,10 +316,13 @@ class Node:
             visit_count=int(data["visit_count"]),
             num_rollouts=data.get("num_rollouts", sum(counts[0]) + sum(counts[1])),
             num_correct=data.get("num_correct", sum(counts[0])),
-            correct_rollouts=correct,
+            correct_rollouts=rollouts[0],
             correct_counts=counts[0],
-            incorrect_rollouts=incorrect,
+            incorrect_rollouts=rollouts[1],
             incorrect_counts=counts[1],
+            undecided=data.get("undecided", sum(counts[2])),
+            undecided_rollouts=rollouts[2],
+            undecided_counts=counts[2],
         )
 
 
@@ -395,6 +420,7 @@ def parse_path(record: Any) -> dict[str, Any]:
 CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "solutions_splits": list,
     "labels": int,
+    "undecided": int,
     "answers": (str, type(None)),
     "solutions": str,
     "logprobs": (int, float),
@@ -402,8 +428,18 @@ CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def outcome_fields(verdicts: Iterable[bool | None]) -> dict[str, list[int]]:
+    """`labels` of candidates and, where there are such, which of those labelled 0 are `undecided`."""
+    verdicts = list(verdicts)
+    undecided = {"undecided": [int(verdict is None) for verdict in verdicts]} if None in verdicts else {}
+    return {"labels": [int(verdict is True) for verdict in verdicts], **undecided}
+
+
 def parse_rollouts(record: Any) -> dict[str, Any]:
-    """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
+    """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}.
+
+    undecided: [0|1], where there are candidates without a verdict; their label is 0.
+    """
     _require(record, id=str, question=str, solutions_splits=list, labels=list)
     image_list(record.get("image_path"))
     count = len(record["solutions_splits"])
@@ -419,8 +455,11 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")
-    if not all(label in (0, 1) for label in record["labels"]):
-        raise ValueError("field 'labels': must be 0 or 1")
+    for name in ("labels", "undecided"):
+        if not all(value in (0, 1) for value in record.get(name) or ()):
+            raise ValueError(f"field {name!r}: must be 0 or 1")
+    if any(label and unknown for label, unknown in zip(record["labels"], record.get("undecided") or (), strict=False)):
+        raise ValueError("field 'undecided': a candidate with label 1 is decided")
     return record
 
 
