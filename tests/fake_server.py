@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer:
-    """`reply(request)` returns the texts of the n choices (or fields of their messages), an HTTP status to fail with, or
+    """`reply(request)` returns the texts of the n choices (or their messages' fields), an HTTP status to fail with, or
     bytes to send as they are.
 
     Use as a context. requests: all that came; lives: whether it answers other questions while one is kept waiting.

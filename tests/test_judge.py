@@ -181,9 +181,10 @@ def test_a_reply_that_was_cut_is_no_verdict_and_is_not_asked_for_again(reply, re
 
 
 def test_a_reply_of_thoughts_alone_is_no_verdict_and_one_word_is_never_cut():
-    with ChatServer(lambda request: [{"content": None, "reasoning": "yes"}]) as server:
-        with pytest.raises(Undecided, match=r"all reasoning \('yes'\): the server's reasoning parser"):
-            ask(server, "llm", "76")
+    thoughts = {"content": None, "reasoning": "yes"}
+    unfit = pytest.raises(Undecided, match=r"all reasoning \('yes'\): the server's reasoning parser")
+    with ChatServer(lambda request: [thoughts]) as server, unfit:
+        ask(server, "llm", "76")
     with ChatServer(lambda request: ["Yes"], finish_reason="length") as server:
         assert ask(server, "llm", "76", more=["--judge_max_tokens", "1"])[0] == [True]
         assert server.requests[0]["max_tokens"] == 1
@@ -192,7 +193,7 @@ def test_a_reply_of_thoughts_alone_is_no_verdict_and_one_word_is_never_cut():
 def test_the_llm_is_asked_about_the_answer_as_it_was_written():
     written = "Either \\boxed{3}\nor **\\boxed{５}**, I'd say."
     with ChatServer(lambda request: ["no"]) as server:
-        ask(server, "rule+llm", written)
+        ask(server, "llm", written)
         assert f"Student's answer: {written}\n" in text_of(server.requests[0])
 
 
