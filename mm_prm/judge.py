@@ -73,7 +73,7 @@ class MathWorkers:
 def shortened(text: str, most: int = 80) -> str:
     """A text on one line: its beginning and, where that is not all, its end."""
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+    return line if len(line) <= most else f"{line[: most // 2].rstrip()} ... {line[-most // 2 :].lstrip()}"
 
 
 # ---------------------------------------------------------------- an LLM's reply

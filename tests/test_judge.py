@@ -142,7 +142,7 @@ def test_a_verdict_that_is_no_verdict_is_asked_again_then_undecided():
     replies = iter([["Maybe"], ["no"], ["hm"], ["hm, " + "well " * 50]])
     with ChatServer(lambda request: next(replies)) as server:
         assert ask(server, "llm", "76")[0] == [False]
-        with pytest.raises(Undecided, match="judge j: no verdict on answer '77': neither yes .*'hm, well .* well '"):
+        with pytest.raises(Undecided, match="judge j: no verdict on answer '77': neither yes .*'hm, well .* well'"):
             ask(server, "llm", "77")
 
 
