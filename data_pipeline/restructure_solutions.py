@@ -116,6 +116,7 @@ class Restructuring:
         key = os.environ.get("OPENAI_API_KEY", "none")
         self.pool = ServerPool("LLM", args.api_endpoint, args.max_outage, key)
         self.judge = Judge(args.judge, None if args.judge == "rule" else self.pool, args.model)
+        self.judge.advice = "an LLM judge would decide (--judge rule+llm)"
         run = {name: getattr(args, name) for name in ("model", "temperature", "max_new_tokens", "judge", "seed")}
         self.tried: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         journal.begin(run)

@@ -117,6 +117,7 @@ class Judge:
     """
 
     AUDIT_ONE_IN, AUDIT_AT_MOST = 20, 200
+    advice = ADVICE
 
     def __init__(self, kind: str, llm: ServerPool | None, model: str | None, max_tokens: int = MAX_TOKENS):
         self.kind, self.llm, self.model, self.max_tokens = kind, llm, model, max_tokens
@@ -231,7 +232,7 @@ class Judge:
         agree = f"; rules and LLM agree on {sum(self.audited)} of {len(self.audited)} sampled answers"
         lines = [parts + (agree if self.llm else "")]
         if self.examples:
-            hint = "" if self.llm else f": {ADVICE}"
+            hint = "" if self.llm else f": {self.advice}"
             lines += [f"undecided: {self.share_undecided():.1%} of the answers{hint}; for example (reference | answer)"]
             lines += [f"  {shortened(reference)} | {shortened(answer)}" for reference, answer in self.examples]
         return "\n".join(lines)
