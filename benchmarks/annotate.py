@@ -57,7 +57,7 @@ async def annotated(args: argparse.Namespace, problems: list[Problem], judge_sec
     client, judge = policy_from_flags(args), judge_from_flags(args)
     decide = judge.decide
 
-    async def later(problem: Problem, answer: str) -> bool:
+    async def later(problem: Problem, answer: str) -> bool | None:
         await asyncio.sleep(judge_seconds)
         return await decide(problem, answer)
 

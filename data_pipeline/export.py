@@ -23,7 +23,7 @@ from mm_prm.records import each_tree, parse_path, read_checked, whole_images, wr
 
 ROWS = 100  # of a row group: in memory at once, and each picture is stored once in it
 DATA = "data/train.parquet"
-COUNTS = ("searches", "rollouts", "unanswered")  # of one tree, in its `search`
+COUNTS = ("searches", "rollouts", "unanswered", "undecided")  # of one tree, in its `search`
 
 
 def with_images(record: Any, root: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """OmegaPRM: grow a tree of partial solutions whose Monte Carlo values show where wrong rollouts go wrong.
 
 The search knows no files and no network: policy and judge are async callables passed in, and the tree comes back.
-Paper, section 3.2; the details that only the released code fixes are in docs/fidelity.md.
+Paper, section 3.2; the details that only the released code fixes are in docs/fidelity.md. A rollout on which the judge
+gives no verdict is neither right nor wrong: it is kept beside the others and counts nowhere.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from mm_prm.cli import Fault
 from mm_prm.records import Node
 from mm_prm.words import count_words
 
 Steps = list[str]
 # Draws n rollouts that follow a prefix: their steps (the answer last) and the answer, None when there is none.
 Policy = Callable[[Steps, int], Awaitable[Sequence[tuple[Steps, "str | None"]]]]
-Judge = Callable[[str], Awaitable[bool]]
+Judge = Callable[[str], Awaitable["bool | None"]]  # right, wrong, or None: undecided
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class SearchParams:
     length_scale: int = 2000  # words
 
 
+class NoneDecided(Fault):
+    """The judge gave no verdict on any of a state's rollouts: its MC value would be a guess."""
+
+
 @dataclass
 class State:
     """A node with mc_value > 0 and its incorrect rollouts still to be searched: (-Q, rollout), the best first."""
@@ -49,7 +55,8 @@ class State:
 class Search:
     """One search tree while it grows.
 
-    searches: selections so far; rollouts: rollouts drawn; unanswered: those among them that never gave an answer.
+    searches: selections so far; rollouts: rollouts drawn; unanswered: those among them that never gave an answer;
+    undecided: those on whose answer the judge gave no verdict.
     """
 
     policy: Policy
@@ -59,6 +66,7 @@ class Search:
     searches: int = 0
     rollouts: int = 0
     unanswered: int = 0
+    undecided: int = 0
 
     def __post_init__(self) -> None:
         # States with candidates, by visit count: those of one count share U, so Q alone orders them.
@@ -66,7 +74,10 @@ class Search:
         self.order = itertools.count()  # the older state where even the rollouts are equal
 
     async def run(self) -> Node:
-        """Search until the search limit, the rollout limit, or no candidate is left. Returns the root."""
+        """Search until the search limit, the rollout limit, or no candidate is left. Returns the root.
+
+        Raises NoneDecided, and what policy and judge raise.
+        """
         await self.expand(self.root, [])
         while self.open and self.searches < self.params.max_search_count and self.rollouts < self.params.rollout_budget:
             state, rollout = self.select()
@@ -115,14 +126,21 @@ class Search:
                 parent, prefix, left = child, child_prefix, middle + 1
 
     async def expand(self, node: Node, prefix: Steps) -> None:
-        """Draw rollouts from a state and enter them: correct ones become leaves, incorrect ones candidates."""
+        """Draw rollouts from a state and enter them: correct ones become leaves, incorrect ones candidates.
+
+        Raises NoneDecided when there are rollouts and a verdict on none of them.
+        """
         drawn = await self.policy(prefix, self.params.num_rollouts)
         answers = sorted({answer for _, answer in drawn if answer is not None})
         verdicts = dict(zip(answers, await asyncio.gather(*map(self.judge, answers)), strict=True))
         self.rollouts += len(drawn)
         self.unanswered += sum(answer is None for _, answer in drawn)
         for steps, answer in drawn:
-            enter_rollout(node, steps, answer is not None and verdicts[answer])
+            enter_rollout(node, steps, False if answer is None else verdicts[answer])
+        self.undecided += node.undecided
+        if drawn and not node.num_rollouts:
+            where = f"after step {len(prefix)}" if prefix else "from the question"
+            raise NoneDecided(f"no verdict on any of the {len(drawn)} rollouts {where}, such as {answers[0][:80]!r}")
         node.mc_value = node.num_correct / node.num_rollouts if node.num_rollouts else 0.0
         if node.mc_value > 0:
             found = [(-value(node, rollout, self.params), rollout) for rollout in node.incorrect_rollouts if rollout]
@@ -136,20 +154,21 @@ def value(node: Node, rollout: Steps, params: SearchParams) -> float:
     return params.alpha ** (1 - node.mc_value) * params.beta ** (words / params.length_scale)
 
 
-def enter_rollout(node: Node, steps: Steps, correct: bool) -> None:
+def enter_rollout(node: Node, steps: Steps, verdict: bool | None) -> None:
     """Add one drawn rollout to its state; equal rollouts are kept once and counted each time."""
-    node.num_rollouts += 1
-    rollouts, counts = (
-        (node.correct_rollouts, node.correct_counts) if correct else (node.incorrect_rollouts, node.incorrect_counts)
-    )
+    rollouts, counts = node.drawn(verdict)
     if steps in rollouts:
         counts[rollouts.index(steps)] += 1
     else:
         rollouts.append(steps)
         counts.append(1)
-        if correct:
+        if verdict:
             node.children.append(Node(list(steps), mc_value=1.0))
-    if correct:
+    if verdict is None:
+        node.undecided += 1
+        return
+    node.num_rollouts += 1
+    if verdict:
         node.num_correct += 1
         leaf = node.children[rollouts.index(steps)]  # while a state is expanded it has no children but these leaves
         leaf.num_rollouts += 1

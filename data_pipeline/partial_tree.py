@@ -22,7 +22,8 @@ class PartialTree:
     """A search over one problem whose draws and verdicts are kept in a journal.
 
     run: everything the draws depend on; a journal made with another run is begun anew. every: searches between two
-    writes, 0 for none. Journal rows: {"run": ...}, {"draw": [[steps, answer], ...]}, {"verdicts": {answer: right}}.
+    writes, 0 for none. Journal rows: {"run": ...}, {"draw": [[steps, answer], ...]}, {"verdicts": {answer: right}}
+    (null: undecided).
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from prm_data_format import add_dataset_flags, dataset_row, write_dataset
 
 from mm_prm import cli, records
 from mm_prm.journal import Journal
-from mm_prm.judge import JUDGES, Judge, Undecided
+from mm_prm.judge import JUDGES, MAX_TOKENS, Judge, Undecided
 from mm_prm.policy import read_choice
 from mm_prm.prm_format import defuse, parse_solution, render_solution
 from mm_prm.prompts import RESTRUCTURE_TEMPLATE, policy_prompt
@@ -49,6 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="name of the LLM there; OPENAI_API_KEY is sent if set")
     parser.add_argument(
         "--judge", choices=JUDGES, default="rule", help="who sees that the answer is kept; llm: --model"
+    )
+    parser.add_argument(
+        "--judge_max_tokens", type=cli.positive_int, default=MAX_TOKENS, help="longest reply when it judges"
     )
     parser.add_argument("--attempts", type=cli.positive_int, default=3, help="rewritings drawn before one is rejected")
     parser.add_argument("--max_new_tokens", type=cli.positive_int, default=4096, help="longest rewriting in tokens")
@@ -115,7 +118,9 @@ class Restructuring:
         self.args, self.journal, self.requests = args, journal, 0
         key = os.environ.get("OPENAI_API_KEY", "none")
         self.pool = ServerPool("LLM", args.api_endpoint, args.max_outage, key)
-        self.judge = Judge(args.judge, None if args.judge == "rule" else self.pool, args.model)
+        llm = None if args.judge == "rule" else self.pool
+        self.judge = Judge(args.judge, llm, args.model, args.judge_max_tokens)
+        self.judge.advice = "an LLM judge would decide (--judge rule+llm)"
         run = {name: getattr(args, name) for name in ("model", "temperature", "max_new_tokens", "judge", "seed")}
         self.tried: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         journal.begin(run)
@@ -152,8 +157,9 @@ class Restructuring:
             )
             self.requests += 1
             steps, answer = read_reply(reply["choices"][0])
-            if not await self.judge.for_problem(problem)(answer):
-                raise Flaw(f"the answer is {answer!r}, not {problem.answer!r}")
+            if not (verdict := await self.judge.for_problem(problem)(answer)):
+                said = "not" if verdict is False else "and no rule tells whether that is"
+                raise Flaw(f"the answer is {answer!r}, {said} {problem.answer!r}")
         except (Flaw, Refused, Undecided) as error:
             return {"flaw": str(error)}
         return {"text": render_solution(steps, answer)}

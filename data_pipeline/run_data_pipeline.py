@@ -22,12 +22,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from omegaprm import SearchParams
+from omegaprm import NoneDecided, SearchParams
 from partial_tree import PartialTree
 
 from mm_prm import __version__, cli
 from mm_prm.journal import PARTIAL, Journal, remove_if_empty
-from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
+from mm_prm.judge import ADVICE, Judge, add_judge_flags, judge_from_flags
 from mm_prm.policy import PolicyClient, add_policy_flags, policy_from_flags
 from mm_prm.records import Problem, Tree, read_seed, write_tree
 from mm_prm.work import work_through
@@ -79,7 +79,7 @@ class Annotation:
             "version": __version__,
         }
         self.root_values: Counter[float] = Counter()
-        self.searched = self.unanswered = self.labels = 0
+        self.searched = self.unanswered = self.undecided = self.labels = 0
 
     async def annotate(self, problem: Problem) -> None:
         """Make one tree file. Raises Busy when another process is at it; Fault leaves the partial tree for a rerun."""
@@ -89,8 +89,9 @@ class Annotation:
                 try:
                     tree = await self.grow(problem, journal)
                 except cli.Fault as error:
-                    self.log(id=problem.id, unfinished=str(error))
-                    raise
+                    hint = f" (reference {problem.answer!r}): {ADVICE}" if isinstance(error, NoneDecided) else ""
+                    self.log(id=problem.id, unfinished=f"{error}{hint}")
+                    raise cli.Fault(f"{error}{hint}") from None
                 write_tree(path, tree)
                 self.finished(tree, time.monotonic() - started)
             journal.clear()
@@ -108,6 +109,7 @@ class Annotation:
                     partial.save()
             raise
         counts = {"searches": search.searches, "rollouts": search.rollouts, "unanswered": search.unanswered}
+        counts |= {"undecided": search.undecided} if search.undecided else {}
         return Tree(problem.id, problem.question, problem.answer, problem.images, root, {**counts, **self.run})
 
     def finished(self, tree: Tree, seconds: float) -> None:
@@ -115,8 +117,10 @@ class Annotation:
         self.root_values[tree.root.mc_value] += 1
         self.searched += tree.search["rollouts"]
         self.unanswered += tree.search["unanswered"]
+        self.undecided += tree.search.get("undecided", 0)
         self.labels += labels
-        counts = {name: tree.search[name] for name in ("searches", "rollouts", "unanswered")}
+        names = ("searches", "rollouts", "unanswered", "undecided")
+        counts = {name: tree.search[name] for name in names if name in tree.search}
         self.log(id=tree.id, mc_value=tree.root.mc_value, **counts, labels=labels, seconds=round(seconds, 2))
 
     def log(self, **line: Any) -> None:
@@ -130,13 +134,13 @@ class Annotation:
         mix = "/".join(str(counts[name]) for name in ("rule", "llm", "cached"))
         return (
             f"{self.client.rollouts * rate:.0f} rollouts/s, {self.client.tokens * rate:.0f} tokens/s, "
-            f"{self.labels} labels, judge rule/llm/cached {mix}"
+            f"{self.labels} labels, judge rule/llm/cached {mix}, {self.judge.share_undecided():.1%} undecided"
         )
 
     def summary(self) -> str:
         """The run in a few lines: trees by root MC value, rollouts, the judge."""
         lines = [f"{sum(self.root_values.values())} trees, {self.labels} labels, {self.searched} rollouts"]
-        lines[0] += f" ({self.unanswered} without an answer)"
+        lines[0] += f" ({self.unanswered} without an answer, {self.undecided} undecided)"
         lines.append("root mc_value: " + ", ".join(f"{name} {count}" for name, count in self.root_histogram().items()))
         return "\n".join([*lines, f"judge: {self.judge.summary()}"])
 

@@ -70,22 +70,22 @@ def edge_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
             stack += [(depth + 1, child) for child in reversed(node.children)]
 
 
-def rollouts_of(root: Node) -> Iterator[tuple[int, tuple[str, ...], int, bool]]:
-    """Every distinct rollout of a tree: (length of the prefix it was drawn from, all steps, how often, correct?)."""
+def rollouts_of(root: Node) -> Iterator[tuple[int, tuple[str, ...], int, bool | None]]:
+    """Every distinct rollout of a tree: (length of the prefix it was drawn from, all steps, how often, correct?).
+
+    The last is None for an undecided one.
+    """
     for prefix, node in root.walk():
-        for rollouts, counts, correct in (
-            (node.correct_rollouts, node.correct_counts, True),
-            (node.incorrect_rollouts, node.incorrect_counts, False),
-        ):
-            for steps, count in zip(rollouts, counts, strict=True):
-                yield len(prefix), (*prefix, *steps), count, correct
+        for verdict in (True, False, None):
+            for steps, count in zip(*node.drawn(verdict), strict=True):
+                yield len(prefix), (*prefix, *steps), count, verdict
 
 
 def rollout_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
     """Every distinct rollout with a label per step: the mean outcome of all rollouts through that exact prefix.
 
     A rollout drawn from a forced prefix says nothing about how often the policy reaches that prefix,
-    so it counts at and below it, never for its ancestors.
+    so it counts at and below it, never for its ancestors. An undecided one has no outcome and counts nowhere.
     """
     numbers: dict[tuple[int, str], int] = {}  # (number of a prefix, next step) -> number of the longer prefix
 
@@ -101,6 +101,8 @@ def rollout_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
     judged: dict[int, float] = {}
     outcomes: dict[tuple[str, ...], bool] = {}
     for drawn_from, steps, count, correct in rollouts_of(root):
+        if correct is None:
+            continue
         outcomes[steps] = correct
         for prefix in prefixes(steps)[max(drawn_from - 1, 0) :]:
             total[prefix] += count

@@ -28,7 +28,7 @@ from traverse import rollouts_of
 
 from mm_prm import cli
 from mm_prm.pictures import open_picture
-from mm_prm.records import Tree, each_tree, parse_scored, read_checked, write_atomic, write_json
+from mm_prm.records import Tree, each_tree, outcome_fields, parse_scored, read_checked, write_atomic, write_json
 
 MAX_SIDE = 800  # pixels; a larger picture is scaled down
 Table = dict[tuple[int, str], tuple[int, float]]  # (number of a prefix, next step) -> (number of the longer one, score)
@@ -57,7 +57,8 @@ def data_uri(path: Path) -> str:
 def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
     """What the page shows of a tree, its nodes depth first. Relative image paths belong to `folder`.
 
-    A step is its number in `texts`, `up` the parent's number, a rollout [steps, scores, how often it came, 1 if right].
+    A step is its number in `texts`, `up` the parent's number, a rollout [steps, scores, how often it came, is it
+    right?], the last null where it is undecided.
     """
     numbers: dict[str, int] = {}
     nodes: list[dict[str, Any]] = []
@@ -73,23 +74,22 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
     while stack:
         node, up, before = stack.pop()
         prefix, steps, scores = spelled(before, node.partial_solution)
-        drawn = [(*found, 1) for found in zip(node.correct_rollouts, node.correct_counts, strict=True)]
-        drawn += [(*found, 0) for found in zip(node.incorrect_rollouts, node.incorrect_counts, strict=True)]
-        rollouts = [[*spelled(prefix, rollout)[1:], count, right] for rollout, count, right in drawn]
+        drawn = [(*found, key) for key in (True, False, None) for found in zip(*node.drawn(key), strict=True)]
+        rollouts = [[*spelled(prefix, rollout)[1:], count, verdict] for rollout, count, verdict in drawn]
         stack += [(child, len(nodes), prefix) for child in reversed(node.children)]
         state = {"up": up, "steps": steps, "prm": scores, "rollouts": rollouts, "visits": node.visit_count}
         counts = {"mc": node.mc_value, "right": node.num_correct, "drawn": node.num_rollouts, "judge": node.judge_value}
-        nodes.append(state | counts)
+        nodes.append(state | counts | {"undecided": node.undecided})
     head = {"question": tree.question, "answer": tree.answer, "search": tree.search, "texts": list(numbers)}
     return head | {"nodes": nodes, "images": [data_uri(folder / image) for image in tree.images]}
 
 
 def rollouts_record(tree: Tree, folder: Path) -> dict[str, Any]:
     """All distinct rollouts of a tree, from the first step on, as the candidates of its problem."""
-    found = {steps: int(correct) for _, steps, _, correct in rollouts_of(tree.root)}
+    found = {steps: verdict for _, steps, _, verdict in rollouts_of(tree.root)}
     images = [os.path.abspath(folder / image) for image in tree.images]
     record = {"id": tree.id, "question": tree.question, "image_path": images, "answer": tree.answer}
-    return record | {"solutions_splits": list(found), "labels": list(found.values())}
+    return record | {"solutions_splits": list(found), **outcome_fields(found.values())}
 
 
 def page(index: dict[str, Any], trees: list[bytes]) -> str:

@@ -66,13 +66,20 @@ def pick(records: list[dict[str, Any]], rule: str, count: int) -> list[dict[str,
     return list({id(record): record for record in order}.values())[:count]
 
 
+def verdict(record: dict[str, Any], number: int) -> str:
+    """What the judge said about a candidate; an undecided one counts as wrong."""
+    if record.get("undecided") and record["undecided"][number]:
+        return "undecided"
+    return "right" if record["labels"][number] else "wrong"
+
+
 def case_lines(record: dict[str, Any], rule: str) -> list[Line]:
     """What a case says: the question, then every step of both candidates behind its score."""
     lines = wrapped("question", record["question"])
     for name, number in best_and_worst(record, rule).items():
         scores = record["prm_scores"][number]
-        verdict = "right" if record["labels"][number] else "wrong"
-        title = f"{name} of {len(record['labels'])} by {rule} ({aggregate(rule, [scores])[0]:.3g}): {verdict}"
+        value, said = aggregate(rule, [scores])[0], verdict(record, number)
+        title = f"{name} of {len(record['labels'])} by {rule} ({value:.3g}): {said}"
         lines += [("step", None, ""), *wrapped("candidate", title)]
         for step, score in zip(record["solutions_splits"][number], scores, strict=True):
             lines += wrapped("step", step, score)

@@ -25,7 +25,7 @@ from mm_prm import __version__, cli
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, ProblemJudge, add_judge_flags, judge_from_flags
 from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, image_value, write_json
+from mm_prm.records import Problem, image_value, outcome_fields, write_json
 from mm_prm.work import work_through
 
 
@@ -41,11 +41,12 @@ def parse_args() -> argparse.Namespace:
 
 
 async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge) -> dict[str, Any]:
-    """The rollouts record of one problem. A rollout without an answer is wrong without asking anybody."""
+    """The rollouts record of one problem. A rollout without an answer is wrong without asking anybody; one on whose
+    answer the judge gives no verdict counts as wrong and is marked."""
     answers = [rollout.answer or "" for rollout in rollouts]
     asked = sorted(set(answers) - {""})
     logprobs = [rollout.logprob for rollout in rollouts]
-    verdicts = dict(zip(asked, await asyncio.gather(*map(judge, asked)), strict=True))
+    verdicts = {"": False} | dict(zip(asked, await asyncio.gather(*map(judge, asked)), strict=True))
     return {
         "id": problem.id,
         "question": problem.question,
@@ -54,7 +55,7 @@ async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge)
         "solutions": [rollout.text for rollout in rollouts],
         "solutions_splits": [rollout.steps for rollout in rollouts],
         "answers": answers,
-        "labels": [int(verdicts.get(answer, False)) for answer in answers],
+        **outcome_fields(verdicts[answer] for answer in answers),
         "logprobs": None if None in logprobs else logprobs,
         **{name: problem.record[name] for name in DETAILS if problem.record.get(name) is not None},
     }
@@ -77,7 +78,7 @@ async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journ
         journal.rows.append({"key": problem.key, "record": record})
 
     def status(seconds: float) -> str:
-        return f"{client.tokens / max(seconds, 1e-9):.0f} tokens/s"
+        return f"{client.tokens / max(seconds, 1e-9):.0f} tokens/s, {judge.share_undecided():.1%} of answers undecided"
 
     try:
         await work_through(todo, one, args.concurrency, "rollouts", status)
@@ -114,7 +115,9 @@ def main() -> None:
         write_json(args.output_file, records)
         journal.remove()
     right = sum(sum(record["labels"]) for record in records) / sum(len(record["labels"]) for record in records)
-    print(f"{args.output_file}: {len(records)} problems x {args.num_rollouts} rollouts, {right:.1%} right")
+    undecided = sum(sum(record.get("undecided", ())) for record in records)
+    said = f"{right:.1%} right" + (f", {undecided} undecided" if undecided else "")
+    print(f"{args.output_file}: {len(records)} problems x {args.num_rollouts} rollouts, {said}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class ProblemPolicy:
 
 def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
     # A lone surrogate, which JSON can carry and UTF-8 cannot, would make the tree impossible to write.
-    text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode("utf-8")
+    text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode("utf-8")
     steps, answer = parse_solution(text, step_format, cut=choice.get("finish_reason") == "length")
     tokens = (choice.get("logprobs") or {}).get("content")
     logprob = None if tokens is None else sum(token.get("logprob") or 0.0 for token in tokens)

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from mm_prm.cli import BadInput
+from mm_prm.extraction import final_answer
 from mm_prm.prompts import SYSTEM_MESSAGE
 
 MARKER = "<prm>"
@@ -33,15 +34,9 @@ STEP_SEPARATOR = PRM_TEXTS["training"].separator
 STEP_FORMATS = ("tags", "paragraphs")  # how the policy writes its steps
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWERS = re.compile(rf"{_ANSWER.pattern}(?:(?:\s|[,;]|and|or)*{_ANSWER.pattern})*", re.DOTALL)
 _STEP_HEADING = re.compile(r"^(?=[#* \t]*step[ \t]+\d+[* \t]*(?:[:.)\uff1a]|$))", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
-_ANSWER_LINE = re.compile(
-    r"""^[ \t>#*_-]* (?:(?:so|thus|hence|therefore)[, \t]+)? (?:the[ \t]+)? (?:(?:final|correct)[ \t]+)* (?:
-        answers? [*_ \t]* (?:[:\uff1a] | is\b [*_ \t]* [:\uff1a]?) | \u7b54\u6848 [\u662f\u4e3a]? [:\uff1a]? )""",
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
-_ANSWER_SAID = re.compile(r"\banswer is\b[ \t]*:?[ \t]*(.*\S)", re.IGNORECASE)
-_BOX = re.compile(r"\\boxed\s*\{")
 _SPECIAL = re.compile(r"<(?=(?:prm|image|/?img|IMG_CONTEXT|\|\w+\|)>)")
 
 
@@ -69,47 +64,20 @@ def parse_solution(text: str, step_format: str = "tags", cut: bool = False) -> t
 
 
 def _split_tags(text: str) -> tuple[list[str], str]:
-    found = _ANSWER.search(text)
-    return _STEP.findall(text[: found.start()] if found else text), found.group(1).strip() if found else ""
+    """Different answers that follow one another are one: `<answer>3</answer> and <answer>5</answer>`."""
+    found = _ANSWERS.search(text)
+    answers = [answer.strip() for answer in _ANSWER.findall(found.group())] if found else []
+    answers = list(dict.fromkeys(filter(None, answers)))
+    return _STEP.findall(text[: found.start()] if found else text), ", ".join(answers)
 
 
 def _split_paragraphs(text: str, cut: bool) -> tuple[list[str], str]:
-    """Steps at blank lines, or at `Step n:` where there are such; the answer after `Answer:` or in the last box."""
+    """Steps at blank lines, or at `Step n:` where there are such."""
     text = text.replace("\r\n", "\n")
-    tagged, lines = _ANSWER.search(text), list(_ANSWER_LINE.finditer(text))
-    body, answer = text, ""
-    if tagged:
-        body, answer = text[: tagged.start()], tagged.group(1)
-    elif lines:
-        answer = _given(text[lines[-1].end() :], cut)
-        body = text[: lines[-1].start()] if answer else text
-    answer = answer or _last_box(text) or _said(text, cut)
+    tagged = _ANSWERS.search(text)
+    body, answer = (text[: tagged.start()], _split_tags(text)[1]) if tagged else final_answer(text, cut)
     pieces = _STEP_HEADING.split(body) if _STEP_HEADING.search(body) else _BLANK_LINE.split(body)
-    return pieces, answer.strip()
-
-
-def _given(rest: str, cut: bool) -> str:
-    """The answer behind `Answer:`: what is boxed there, else the first line that is no mere delimiter."""
-    lines = rest.split("\n")[:-1] if cut else rest.split("\n")
-    found = (line.strip("*_$ \t") for line in lines)
-    return _last_box(rest) or next((line for line in found if line not in ("", "\\[", "\\]")), "")
-
-
-def _said(text: str, cut: bool) -> str:
-    """`..., so the answer is 75.` at the end of the last paragraph."""
-    said = [] if cut else _ANSWER_SAID.findall(_BLANK_LINE.split(text.strip())[-1])
-    return said[-1].strip("*_$. \t") if said else ""
-
-
-def _last_box(text: str) -> str:
-    """The content of the last `\\boxed{...}`, braces matched; empty when there is none or it is not closed."""
-    boxes = list(_BOX.finditer(text))
-    depth = 1
-    for position in range(boxes[-1].end(), len(text)) if boxes else ():
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[boxes[-1].end() : position].strip()
-    return ""
+    return pieces, answer
 
 
 def defuse(text: str) -> str:

@@ -340,6 +340,9 @@ def read_seed(path: str | Path, skip_invalid: bool = False) -> tuple[list[Proble
 # ---------------------------------------------------------------- the tree (stage 2 out)
 
 
+UNDECIDED = ("undecided", "undecided_rollouts", "undecided_counts")  # fields of a node that are written where not empty
+
+
 @dataclass
 class Node:
     """A state of the search: the solution so far, and what its rollouts showed (paper, section 3.2).
@@ -347,7 +350,8 @@ class Node:
     partial_solution: the steps this node adds to its parent. A rollout is the list of steps that *follow* the
     state, the answer last. num_rollouts and num_correct are the counts behind mc_value; correct_counts and
     incorrect_counts say how often each distinct rollout came. judge_value: an MLLM's P(Yes) for partial_solution,
-    None where it was not asked.
+    None where it was not asked. undecided: rollouts without a verdict, in no other count, with undecided_rollouts and
+    undecided_counts as for the others.
     """
 
     partial_solution: list[str]
@@ -360,6 +364,9 @@ class Node:
     correct_counts: list[int] = field(default_factory=list)
     incorrect_rollouts: list[list[str]] = field(default_factory=list)
     incorrect_counts: list[int] = field(default_factory=list)
+    undecided: int = field(default=0, kw_only=True)
+    undecided_rollouts: list[list[str]] = field(default_factory=list, kw_only=True)
+    undecided_counts: list[int] = field(default_factory=list, kw_only=True)
     children: list[Node] = field(default_factory=list)
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Node]]:
@@ -370,24 +377,38 @@ class Node:
             yield prefix, node
             stack += [((*prefix, *child.partial_solution), child) for child in reversed(node.children)]
 
+    def drawn(self, verdict: bool | None) -> tuple[list[list[str]], list[int]]:
+        """The distinct rollouts that are right (True), wrong (False) or undecided (None), and how often each came."""
+        if verdict is None:
+            return self.undecided_rollouts, self.undecided_counts
+        right, wrong = (self.correct_rollouts, self.correct_counts), (self.incorrect_rollouts, self.incorrect_counts)
+        return right if verdict else wrong
+
     def is_judged(self) -> bool:
         """Whether every node below this one has a judge_value."""
         return all(node.judge_value is not None for _, node in self.walk() if node is not self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields; an unknown judge_value is left out. Lists are shared with the node, not copied."""
+        """The fields; left out: an unknown judge_value, and what is undecided where nothing is.
+
+        Lists are shared with the node, not copied.
+        """
         root: dict[str, Any] = {}
         stack = [(self, root)]
         while stack:
             node, data = stack.pop()
-            data |= {name: value for name, value in vars(node).items() if (name, value) != ("judge_value", None)}
+            fields = vars(node).items()
+            data |= {name: value for name, value in fields if value or not (value is None or name in UNDECIDED)}
             data["children"] = [{} for _ in node.children]
             stack += zip(node.children, data["children"], strict=True)
         return root
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Node:
-        """Trees made elsewhere may lack the counts; every rollout then counts once."""
+        """Trees made elsewhere may lack the counts; every rollout then counts once.
+
+        Raises KeyError that names a missing field, ValueError where counts and rollouts do not match.
+        """
         root = cls._childless(data)
         stack = [(root, data["children"])]
         while stack:
@@ -402,6 +423,7 @@ class Node:
     def _childless(cls, data: dict[str, Any]) -> Node:
         correct, correct_counts = _counted_rollouts(data, "correct")
         incorrect, incorrect_counts = _counted_rollouts(data, "incorrect")
+        undecided, undecided_counts = _counted_rollouts({"undecided_rollouts": [], **data}, "undecided")
         judge_value = data.get("judge_value")
         if judge_value is not None:
             _field(data, "judge_value", is_probability, "a number between 0 and 1, or null")
@@ -418,6 +440,9 @@ class Node:
             correct_counts=correct_counts,
             incorrect_rollouts=incorrect,
             incorrect_counts=incorrect_counts,
+            undecided=_field(data, "undecided", is_count, "a whole number", sum(undecided_counts)),
+            undecided_rollouts=undecided,
+            undecided_counts=undecided_counts,
         )
 
 
@@ -430,7 +455,7 @@ def _field(data: dict[str, Any], name: str, is_right: Callable[[Any], bool], exp
 
 
 def _counted_rollouts(data: dict[str, Any], kind: str) -> tuple[list[list[str]], list[int]]:
-    """A node's `correct` or `incorrect` rollouts, and how often each came."""
+    """A node's `correct`, `incorrect` or `undecided` rollouts, and how often each came."""
     rollouts = _field(data, f"{kind}_rollouts", lambda found: is_list_of(is_texts, found), "lists of texts")
     counts = _field(
         data, f"{kind}_counts", lambda found: is_list_of(is_count, found), "whole numbers", [1] * len(rollouts)
@@ -564,6 +589,7 @@ def parse_path(record: Any) -> dict[str, Any]:
 CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "solutions_splits": list,
     "labels": int,
+    "undecided": int,
     "answers": (str, type(None)),
     "solutions": str,
     "logprobs": (int, float),
@@ -571,8 +597,18 @@ CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def outcome_fields(verdicts: Iterable[bool | None]) -> dict[str, list[int]]:
+    """`labels` of candidates and, where there are such, which of those labelled 0 are `undecided`."""
+    verdicts = list(verdicts)
+    undecided = {"undecided": [int(verdict is None) for verdict in verdicts]} if None in verdicts else {}
+    return {"labels": [int(verdict is True) for verdict in verdicts], **undecided}
+
+
 def parse_rollouts(record: Any) -> dict[str, Any]:
-    """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}."""
+    """{id, question, image_path, answer, solutions_splits: [[step, ...]], answers, labels: [0|1], ...}.
+
+    undecided: [0|1], where there are candidates without a verdict; their label is 0.
+    """
     record = _checked(record, question=str, solutions_splits=list, labels=list)
     count = len(record["solutions_splits"])
     if count == 0:
@@ -589,8 +625,11 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
             raise ValueError(f"field {name!r}: an entry is of the wrong type or not a number")
     if not all(isinstance(step, str) for steps in record["solutions_splits"] for step in steps):
         raise ValueError("field 'solutions_splits': every step must be text")
-    if not all(label in (0, 1) for label in record["labels"]):
-        raise ValueError("field 'labels': must be 0 or 1")
+    for name in ("labels", "undecided"):
+        if not all(value in (0, 1) for value in record.get(name) or ()):
+            raise ValueError(f"field {name!r}: must be 0 or 1")
+    if any(label and unknown for label, unknown in zip(record["labels"], record.get("undecided") or (), strict=False)):
+        raise ValueError("field 'undecided': a candidate with label 1 is decided")
     return record
 
 

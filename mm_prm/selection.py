@@ -147,11 +147,15 @@ def accuracy_columns(problems: Sequence[Candidates], k: int) -> dict[str, np.nda
 
 
 def step_scores(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well a step's score tells whether its candidate ends right: AUROC, calibration error (15 bins), Brier."""
+    """How well a step's score tells whether its candidate ends right: AUROC, calibration error (15 bins), Brier.
+
+    Undecided candidates are left out: how they end is not known.
+    """
     pairs = [
         (score, label)
         for record in records
-        for scores, label in zip(record["prm_scores"], record["labels"], strict=True)
+        for number, (scores, label) in enumerate(zip(record["prm_scores"], record["labels"], strict=True))
+        if not (record.get("undecided") and record["undecided"][number])
         for score in scores
     ]
     if not pairs:

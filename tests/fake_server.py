@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer:
-    """`reply(request)` returns the texts of the n choices, an HTTP status to fail with, or bytes to send as they are.
+    """`reply(request)` returns the texts of the n choices (or their messages' fields), an HTTP status to fail with, or
+    bytes to send as they are.
 
     Use as a context. requests: all that came; lives: whether it answers other questions while one is kept waiting.
     """
@@ -53,7 +54,7 @@ class ChatServer:
             {
                 "index": i,
                 "finish_reason": self.finish_reason,
-                "message": {"role": "assistant", "content": text},
+                "message": {"role": "assistant", **(text if isinstance(text, dict) else {"content": text})},
                 "logprobs": {"content": [token] * 3},
             }
             for i, text in enumerate(texts)
@@ -77,10 +78,14 @@ def text_of(request):
     return content if isinstance(content, str) else content[-1]["text"]
 
 
+UNSURE = "as many as before"  # what no rule can compare with a number
+
+
 def seeded_policy(request):
     """A deterministic policy with slips: the same request gets the same n solutions; a slip makes the answer wrong.
 
-    The right answer is 75. Steps repeat between rollouts, so trees have shared prefixes and equal rollouts.
+    The right answer is 75; on UNSURE the rules give no verdict. Steps repeat between rollouts, so trees have shared
+    prefixes and equal rollouts.
     """
     text = text_of(request)
     rng = random.Random(hashlib.md5(json.dumps([text, request["seed"]]).encode()).digest())
@@ -92,5 +97,5 @@ def seeded_policy(request):
             kind = rng.choices(["we read", "we add", "we slip"], [5, 3, 1])[0]
             slipped |= kind == "we slip"
             out += f"<step>{kind} in part {number} of the problem</step>"
-        solutions.append(f"{out}<answer>{rng.choice(['57', '15', 'none']) if slipped else 75}</answer>")
+        solutions.append(f"{out}<answer>{rng.choice(['57', '15', UNSURE]) if slipped else 75}</answer>")
     return solutions

@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import ROOT, run_forked
-from fake_server import ChatServer, seeded_policy, text_of
+from fake_server import UNSURE, ChatServer, seeded_policy, text_of
 from PIL import Image
 
 from mm_prm.cli import Busy
@@ -50,14 +50,14 @@ def undisturbed(tmp_path_factory):
     with ChatServer(seeded_policy) as server:
         done = annotate(seeds(folder), folder / "t", server.url)
     assert done.returncode == 0, done.stderr
-    assert all(tree.search["searches"] >= 6 for tree in read_trees(folder / "t"))
+    assert all(tree.search["searches"] >= 6 and tree.search["undecided"] for tree in read_trees(folder / "t"))
     return files(folder / "t"), len(server.requests)
 
 
 # ---------------------------------------------------------------- nothing is lost
 
 
-def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path, undisturbed):
+def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path):
     seed, out = seeds(tmp_path), tmp_path / "t"
     judge = ["--judge", "llm", "--judge_model", "j", "--api_endpoint"]
 
@@ -77,12 +77,11 @@ def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path, undisturbed):
         assert second.returncode == 0 and not (out / ".partial").exists()
         asked = [text_of(request) for request in judge_server.requests]
         assert len(set(asked)) == len(asked)  # and nothing that an earlier run had been told
-    assert len(server.requests) == undisturbed[1]  # no rollout was drawn twice
-    trees = {tree.id: tree.root for tree in read_trees(out)}
-    (tmp_path / "u").mkdir()
-    for name, content in undisturbed[0].items():
-        (tmp_path / "u" / name).write_bytes(content)
-    assert trees == {tree.id: tree.root for tree in read_trees(tmp_path / "u")}
+        drawn = len(server.requests)
+        with ChatServer(lambda request: [verdict(request)]) as judge_server:
+            assert annotate(seed, tmp_path / "u", server.url, *judge, judge_server.url).returncode == 0
+    assert len(server.requests) == 2 * drawn  # no rollout was drawn twice
+    assert files(out) == files(tmp_path / "u")
 
 
 def test_a_partial_tree_of_other_settings_is_begun_anew(tmp_path, undisturbed):
@@ -189,6 +188,46 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_no_half_tree(tmp_path, 
             assert sum(line.startswith("error") for line in done.stderr.splitlines()) == 1
         assert annotate(seed, out, server.url).returncode == 0
     assert files(out) == undisturbed[0] and not [path for path in out.iterdir() if path.suffix == ".tmp"]
+
+
+# ---------------------------------------------------------------- answers on which there is no verdict
+
+
+def test_what_the_rules_cannot_decide_is_neither_right_nor_wrong(undisturbed, tmp_path):
+    for name, content in undisturbed[0].items():
+        (tmp_path / name).write_bytes(content)
+    for tree in read_trees(tmp_path):
+        nodes = [node for _, node in tree.root.walk()]
+        assert sum(node.undecided for node in nodes) == tree.search["undecided"] > 0
+        for node in nodes:
+            answers = [{rollout[-1] for rollout in node.drawn(verdict)[0]} for verdict in (True, False, None)]
+            assert answers[0] <= {"75"} and answers[1] <= {"57", "15"} and answers[2] <= {UNSURE}
+            assert not any(answers) or node.num_rollouts + node.undecided == 8 == sum(
+                sum(node.drawn(verdict)[1]) for verdict in (True, False, None)
+            )
+            assert not node.num_rollouts or node.mc_value == node.num_correct / node.num_rollouts
+
+
+def test_a_problem_with_no_verdict_is_unfinished_until_a_judge_can_tell(tmp_path):
+    def policy(request):
+        if "Problem 0" in text_of(request):
+            return [f"<step>We add.</step><answer>{UNSURE}</answer>"] * request["n"]
+        return seeded_policy(request)
+
+    out, log = tmp_path / "t", tmp_path / "log.jsonl"
+    with ChatServer(policy) as server, ChatServer(lambda request: ["yes"]) as llm:
+        first = annotate(seeds(tmp_path, 2), out, server.url, "--log_file", log)
+        reason = f"no verdict on any of the 8 rollouts from the question, such as '{UNSURE}' (reference '75'): an LLM"
+        assert first.returncode == 3 and f"  p0: {reason}" in first.stderr and len(files(out)) == 1
+        assert "--api_endpoint" in first.stderr and reason in log.read_text()
+        assert f"75 | {UNSURE}" in first.stdout and "of the answers: an LLM judge would decide" in first.stdout
+        asked = len(server.requests)
+        again = annotate(seeds(tmp_path, 2), out, server.url)
+        assert again.returncode == 3 and len(server.requests) == asked  # nothing is drawn twice
+        llm_judge = ["--api_endpoint", llm.url, "--judge_model", "j"]
+        done = annotate(seeds(tmp_path, 2), out, server.url, *llm_judge)
+    assert done.returncode == 0 and len(files(out)) == 2, done.stderr
+    assert {tree.id: tree.root.mc_value == 1 for tree in read_trees(out)} == {"p0": True, "p1": False}
 
 
 # ---------------------------------------------------------------- servers

@@ -46,6 +46,12 @@ def test_best_and_worst_are_the_first_of_equals_and_have_steps():
     assert best_and_worst(record_of("a", [[0.5], [0.5]], [1, 1]), "last") == {"best": 0, "worst": 1}
 
 
+def test_an_undecided_candidate_is_called_so():
+    record = record_of("a", [[0.9], [0.5], [0.2]], [0, 1, 0], undecided=[1, 0, 0])
+    said = [text for style, _, text in case_lines(record, "min") if style == "candidate"]
+    assert said == ["best of 3 by min (0.9): undecided", "worst of 3 by min (0.2): wrong"]
+
+
 def test_a_case_is_told_step_by_step():
     record = record_of("a", [[0.9, 0.5], [0.25]], [1, 0], subject="algebra", question="Find $x$.\n# Now")
     record["solutions_splits"] = [["word " * 20, "二" * 43], ["![](http://x)"]]

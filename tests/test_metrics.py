@@ -9,9 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from conftest import run_script
-from extract_calculate import calculate, natural, share_bin
+from extract_calculate import calculate, markdown, natural, screen, share_bin
 
 from mm_prm.answers import canonical
+from mm_prm.records import parse_rollouts
 from mm_prm.selection import AGGREGATIONS, EDGE, Candidates, aggregate, best_of, pass_at, vote, vote_of
 from mm_prm.statistics import auroc, brier, calibration_error, cluster_draws, within_correlation
 
@@ -226,6 +227,33 @@ def test_rules_that_some_records_do_not_allow_are_left_out_and_said(capsys):
         "without likelihood: 1 of 3 records have no logprobs",
     ]
     assert calculate([record("a"), record("a") | {"problem_index": None}], seed=0)["num_clusters"] == 2
+
+
+def test_undecided_candidates_count_as_wrong_and_are_said():
+    rows = [record("a", (1, 0, 0, 0)) | {"undecided": [0, 1, 1, 0]}, record("b", (0, 0, 0, 1))]
+    plain = calculate([record("a", (1, 0, 0, 0)), record("b", (0, 0, 0, 1))], seed=0)
+    result = calculate(rows, seed=0)
+    assert (result["num_undecided"], plain["num_undecided"]) == (2, 0)
+    assert all(result[name] == plain[name] for name in ("random", "pass@4", "min", "majority"))
+    said = "2 candidates undecided: the judge gave no verdict on their answers, they count as wrong"
+    assert said in screen(result).splitlines() and said in markdown(result).splitlines()
+    assert "undecided" not in screen(plain) + markdown(plain)
+    # How they end is not known: their steps are not held against the scores.
+    steps = sum(len(scores) for number, scores in enumerate(rows[0]["prm_scores"]) if number not in (1, 2))
+    assert result["step_scores"]["num_steps"] == steps + plain["step_scores"]["num_steps"] // 2
+
+
+@pytest.mark.parametrize(
+    ("undecided", "message"),
+    [
+        ([0, 1], "expected a list with one entry"),
+        ([0, 2, 0, 0], "must be 0 or 1"),
+        ([1, 0, 0, 0], "label 1 is decided"),
+    ],
+)
+def test_marks_that_contradict_the_labels_are_refused(undecided, message):
+    with pytest.raises(ValueError, match=f"field 'undecided': .*{message}"):
+        parse_rollouts(record("a", (1, 0, 0, 0)) | {"undecided": undecided})
 
 
 def test_many_candidates_are_no_trouble():

@@ -4,13 +4,16 @@ import asyncio
 import random
 
 import pytest
-from omegaprm import Search, SearchParams, State, value
+from omegaprm import NoneDecided, Search, SearchParams, State, value
 
 from mm_prm.records import Node
 
 
 def grow(script, params, asked=None):
-    """Run a search whose policy reads its replies from {prefix: [rollout, ...]}; the right answer is "R"."""
+    """Run a search whose policy reads its replies from {prefix: [rollout, ...]}.
+
+    The right answer is "R"; nobody can tell whether "U" is.
+    """
 
     async def policy(prefix, n):
         if asked is not None:
@@ -20,7 +23,7 @@ def grow(script, params, asked=None):
         return [(list(steps), steps[-1] if steps else None) for steps in rollouts]
 
     async def judge(answer):
-        return answer == "R"
+        return None if answer == "U" else answer == "R"
 
     search = Search(policy, judge, params)
     return asyncio.run(search.run()), search
@@ -90,6 +93,31 @@ def test_a_rollout_without_an_answer_is_wrong_and_counted_apart():
     root = asyncio.run(search.run())
     assert (root.num_rollouts, root.num_correct, root.incorrect_counts) == (3, 1, [2])
     assert search.unanswered == 2
+
+
+def test_undecided_rollouts_are_kept_apart_and_count_nowhere():
+    # Of the undecided rollouts at the root one comes twice; after a b nothing right is among the decided ones.
+    wrong, right, unclear = ["a", "b", "c", "W"], ["a", "R"], ["a", "U"]
+    script = {(): [unclear, wrong, unclear, right, ["U"]], ("a", "b"): [["U"], ["W"], ["U"], ["d", "U"], ["W"]]}
+    script[("a",)] = [["R"]] * 5
+    root, search = grow(script, SearchParams(num_rollouts=5, max_search_count=1))
+    bad = Node(*(["a", "b"], 0.0, 0, 2, 0, [], [], [["W"]], [2]))
+    bad.undecided, bad.undecided_rollouts, bad.undecided_counts = 3, [["U"], ["d", "U"]], [2, 1]
+    good = Node(*(["a"], 1.0, 0, 5, 5, [["R"]], [5], [], []), [Node(["R"], 1.0, 0, 5, 5)])
+    expected = Node(*([], 0.5, 1, 2, 1, [right], [1], [wrong], [1]), [Node(right, 1.0, 0, 1, 1), bad, good])
+    expected.undecided, expected.undecided_rollouts, expected.undecided_counts = 3, [unclear, ["U"]], [2, 1]
+    assert root == expected
+    assert (search.searches, search.rollouts, search.undecided, search.unanswered) == (1, 15, 6, 0)
+
+
+def test_a_state_on_whose_rollouts_there_is_no_verdict_has_no_mc_value():
+    with pytest.raises(NoneDecided, match="any of the 2 rollouts from the question, such as 'U'"):
+        grow({(): [["U"], ["b", "U"]]}, SearchParams(num_rollouts=2))
+    script = {(): [["a", "b", "W"], ["R"]], ("a", "b"): [["U"], ["U"]]}
+    with pytest.raises(NoneDecided, match="after step 2"):
+        grow(script, SearchParams(num_rollouts=2))
+    root, _ = grow({(): [["U"], []]}, SearchParams(num_rollouts=2))  # one that never answers is known to be wrong
+    assert (root.mc_value, root.num_rollouts, root.undecided) == (0, 1, 1)
 
 
 def entered(search, *states):

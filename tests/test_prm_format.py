@@ -157,7 +157,7 @@ def test_a_reply_becomes_a_rollout(text, steps, answer):
         ("a\n\nAnswer:\n$$\n5\n$$", (["a", "5"], "5")),
         ("a\n\nAnswer:\n\\[\n5\n\\]", (["a", "5"], "5")),
         ("a\r\n\r\nThe correct answer is: B", (["a", "B"], "B")),
-        ("a\n\nTherefore, the answer is B.", (["a", "B."], "B.")),
+        ("a\n\nTherefore, the answer is B.", (["a", "B"], "B")),
         ("a\n\n> - **Answer:** 7", (["a", "7"], "7")),
         ("a\n\nAnswers: 3, 4", (["a", "3, 4"], "3, 4")),
         ("a\n\n\u7b54\u6848\uff1a4", (["a", "4"], "4")),

@@ -176,6 +176,14 @@ def test_a_tree_survives_the_round_trip():
         *["correct_rollouts", "correct_counts", "incorrect_rollouts", "incorrect_counts", "children", "search"],
     ]
     assert records.Tree.from_dict(data) == tree
+    root.undecided, root.undecided_rollouts, root.undecided_counts = 3, [["u"], ["v"]], [2, 1]
+    data = json.loads(json.dumps(tree.to_dict()))
+    assert list(data)[-5:-2] == ["undecided", "undecided_rollouts", "undecided_counts"]
+    assert records.Tree.from_dict(data) == tree
+    for count in ("undecided", "undecided_counts"):
+        del data[count]
+    root.undecided, root.undecided_counts = 2, [1, 1]
+    assert records.Tree.from_dict(data) == tree
 
 
 def test_a_folder_with_something_that_is_no_tree_names_it(tmp_path):

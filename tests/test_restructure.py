@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from conftest import run_forked
-from fake_server import ChatServer, text_of
+from fake_server import UNSURE, ChatServer, text_of
 from internvl.train.dataset import read_rows
 from PIL import Image
 from restructure_solutions import Flaw, parse_record, read_reply, training_row
@@ -130,6 +130,16 @@ def test_what_is_wrong_with_a_reply_is_said(text, flaw):
     if flaw == "no answer":
         with pytest.raises(Flaw, match="no answer, cut at --max_new_tokens"):
             read_reply({"message": {"content": text}, "finish_reason": "length"})
+
+
+def test_an_answer_that_rules_cannot_compare_is_not_called_another(solutions, tmp_path):
+    def reply(request):
+        return [GOOD.format(answer_to(request), UNSURE)]
+
+    with ChatServer(reply) as server:
+        assert restructure(solutions, server.url, "--attempts", "1").returncode == 1
+    rejected = json.loads((tmp_path / "out.jsonl.rejected.json").read_text())
+    assert "and no rule tells whether that is" in rejected[0]["rejected"][0]
 
 
 def test_a_solution_that_stays_bad_is_rejected_with_its_reasons(solutions, tmp_path):

@@ -50,6 +50,14 @@ def test_every_rollout_counts_at_and_below_the_prefix_it_was_drawn_from():
     }
 
 
+def test_undecided_rollouts_make_no_path_and_no_label():
+    root = example_root()
+    plain = list(rollout_paths(root, 0)), list(edge_paths(root, 0))
+    root.undecided, root.undecided_rollouts, root.undecided_counts = 5, [["A", "B", "U"], ["E", "U"]], [4, 1]
+    assert (list(rollout_paths(root, 0)), list(edge_paths(root, 0))) == plain
+    assert list(rollouts_of(root))[3:5] == [(0, ("A", "B", "U"), 4, None), (0, ("E", "U"), 1, None)]
+
+
 def trees(mc_values):
     out = []
     for number, mc in enumerate(mc_values):

@@ -61,6 +61,22 @@ def test_a_score_belongs_to_the_exact_steps_before():
     assert found[1] == found[3] == [] and found[4] == [[[4], [None], 2, 0]]
 
 
+def test_undecided_rollouts_are_shown_and_scored_with_the_others(tmp_path, monkeypatch):
+    root = example()
+    root.undecided, root.undecided_rollouts, root.undecided_counts = 3, [["A", "U"], ["U"]], [2, 1]
+    data = tree_data(Tree("p1", "q", "R", [], root), None, {})
+    assert [(row[2], row[3]) for row in data["nodes"][0]["rollouts"]] == [(2, True), (2, False), (2, None), (1, None)]
+    assert [node["undecided"] for node in data["nodes"]] == [3, 0, 0, 0, 0]
+    assert (data["nodes"][0]["right"], data["nodes"][0]["drawn"]) == (2, 4)
+    (tmp_path / "t").mkdir()
+    write_tree(tmp_path / "t" / "a.json", Tree("p1", "q", "R", [], root))
+    flags = ["--input_dir", tmp_path / "t", "--output_file", tmp_path / "trees.html"]
+    run_main(monkeypatch, *flags, "--write_rollouts", tmp_path / "rollouts.json")
+    (record,) = read_checked(tmp_path / "rollouts.json", parse_rollouts)
+    assert record["solutions_splits"] == [["A", "B", "R"], ["D", "W"], ["A", "U"], ["U"], ["A", "C", "W"]]
+    assert record["labels"] == [1, 0, 0, 0, 0] and record["undecided"] == [0, 0, 1, 1, 0]
+
+
 def test_the_page_holds_text_as_data_and_pictures_scaled_down(tmp_path, monkeypatch, capsys):
     flags = write_trees(tmp_path / "trees")
     run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json", "--write_rollouts", tmp_path / "rollouts.json")

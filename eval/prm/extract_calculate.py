@@ -38,6 +38,7 @@ def calculate(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     columns = at[size]
     draws = cluster_draws([cluster_of(number, record) for number, record in enumerate(records)], seed)
     result: dict[str, Any] = {"num_problems": len(records), "num_candidates": size, "num_clusters": draws.clusters}
+    result["num_undecided"] = sum(sum(record.get("undecided") or ()) for record in records)
     result["left_out"] = left_out(records)
     for name, values in columns.items():
         entry = {"accuracy": float(values.mean()), "ci95": interval(draws.means(values))}
@@ -177,17 +178,24 @@ def about_steps(result: dict[str, Any]) -> str:
     return f"{steps['num_steps']} step scores against outcome: {shares}"
 
 
+def notes(result: dict[str, Any]) -> list[str]:
+    """The lines below the table."""
+    undecided = result["num_undecided"]
+    said = f"{undecided} candidates undecided: the judge gave no verdict on their answers, they count as wrong"
+    return [about_steps(result), *([said] if undecided else []), *result["left_out"]]
+
+
 def screen(result: dict[str, Any]) -> str:
     rows = cells(result)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([title(result), *lines, about_steps(result), *result["left_out"]])
+    return "\n".join([title(result), *lines, *notes(result)])
 
 
 def markdown(result: dict[str, Any]) -> str:
     head, *rows = ["| " + " | ".join(row) + " |" for row in cells(result)]
     parts = [f"{title(result)}\n", head, "|---" * len(cells(result)[0]) + "|", *rows]
-    parts += ["", about_steps(result), *result["left_out"]]
+    parts += ["", *notes(result)]
     prm = result.get("selected", {}).get("aggregation", HEADLINE)
     for field, by_value in result["groups"].items():
         names = [name for name in ("random", "majority", "weighted_vote", prm, "pass") if name in result["by_k"]["1"]]
