@@ -89,7 +89,8 @@ def test_a_verdict_that_is_no_verdict_is_asked_again_then_undecided():
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("Yes.", True), ("**No**", False), ("yes\n", True), ("The verdict: \\boxed{no}", False), ("YES, they agree", True),
+        ("Yes.", True), ("**No**", False), ("yes\n", True), ("The verdict: \\boxed{no}", False),
+        ("YES, they agree", True),
         ("<think>no ... no</think>\n\nyes", True), ("I first said yes, but no: 57 is not 75.", False),
         ("so 75 ... yes?</think>no", False),  # the server's template had opened the tag
         ("<think>yes, yes", None), ("", None), (None, None), ("Reply with yes or no: no", False), ("yes/no", None),
