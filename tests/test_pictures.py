@@ -275,7 +275,8 @@ def test_a_url_or_a_whole_picture_is_no_path(tmp_path):
 
 def test_no_message_repeats_a_picture():
     said = readable("bad request:\n {'url': 'data:image/png;base64,iVBORw0KGgo+/=='}" + 1000 * " x")
-    assert said.startswith("bad request: {'url': 'data:...'} x") and len(said) == 400
+    assert said.startswith("bad request: {'url': '(picture)'} x") and len(said) == 400
+    assert readable(f"no picture: {'Zm9v' * 100}!") == "no picture: (picture)!"
 
 
 @pytest.mark.parametrize(
