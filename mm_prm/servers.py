@@ -192,6 +192,8 @@ def image_part(path: str) -> dict[str, Any]:
     Raises Fault when it cannot be opened."""
     try:
         kind, data = picture_bytes(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:  # it was there when it was looked at
+        raise Fault(f"image {path}: {error.strerror}") from None
+    except ValueError as error:
         raise Fault(f"image {error}") from None
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"}}
