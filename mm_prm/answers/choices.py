@@ -56,10 +56,6 @@ def chosen(answer: str) -> tuple[str, str] | None:
     return None if _TAKEN_BACK.search(behind) else (letter, behind)
 
 
-def is_choice(reference: str) -> bool:
-    return bool(_REFERENCE.fullmatch(reference) or _SEVERAL.fullmatch(reference))
-
-
 def choice_verdict(reference: str, answer: str, otherwise: Callable[[str, str], Glance]) -> Glance | None:
     """None when the reference is no choice. otherwise: the verdict on two answers that are none."""
     if reference[:1] not in _FIRST:

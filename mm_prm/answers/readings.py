@@ -95,6 +95,7 @@ Reading = Value | Several | Ratio | Clock | Relation | Region | Range | Numeral 
 
 # ---------------------------------------------------------------- the pieces of a text
 
+MOST_CHARACTERS = 2000
 _PLAIN_NUMBER = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?")
 _PLAIN_FRACTION = re.compile(r"(-?)(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) ?/ ?(\d+))")
 _NUMERIC = re.compile(r"(?:[\d.+*/^{}-]|\\(?:frac|sqrt|pi|times|cdot)(?![a-zA-Z]) ?)+")
@@ -168,6 +169,8 @@ def _inside(text: str) -> str:
 @lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
     """Everything that a normalised answer says. Raises Unread when some of it was not understood."""
+    if len(text) > MOST_CHARACTERS:
+        raise Unread("long")
     if _PLAIN_NUMBER.fullmatch(text):  # as most are
         return Value(("num", fraction(text)), text=text)
     if found := _PLAIN_FRACTION.fullmatch(text):

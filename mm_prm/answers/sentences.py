@@ -96,5 +96,5 @@ def _with_its_unit(number: str, before: str, behind: str) -> Reading | None:
 def _read(text: str) -> Reading | None:
     try:
         return read(text)
-    except Unread:
+    except (Unread, RecursionError):
         return None
