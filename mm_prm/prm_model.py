@@ -185,7 +185,9 @@ def with_position_logits(model: InternVLForConditionalGeneration) -> InternVLFor
 
 def load_processor(checkpoint: str) -> Any:
     with refusing(f"{checkpoint}: no processor there"):
-        return transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
+        processor = transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
+        processor.tokenizer(""), processor.image_processor  # without its class's name a tokenizer alone is loaded
+    return processor
 
 
 def image_tiles(processor: Any, paths: Sequence[str]) -> tuple[Tensor | None, list[int]]:

@@ -109,6 +109,9 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="scored.json: no score fits these trees"):
         run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json")
     write_tree(tmp_path / "trees" / "c.json", Tree("p3", "q", "R", [], Node([], float("nan"))))
+    with pytest.raises(BadInput, match="trees/c.json: not a tree .field 'mc_value': expected a number between 0 and 1"):
+        run_main(monkeypatch, *flags)
+    write_tree(tmp_path / "trees" / "c.json", Tree("p3", "q", "R", [], Node([]), {"seed": float("nan")}))
     with pytest.raises(BadInput, match="trees/c.json: Out of range float"):
         run_main(monkeypatch, *flags)
     (tmp_path / "trees" / "c.json").write_text("[]")
