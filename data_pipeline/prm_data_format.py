@@ -27,7 +27,7 @@ def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[s
     if text.count(MARKER) != len(path["labels"]):
         raise ValueError(f"field 'process': {text.count(MARKER)} {MARKER} for {len(path['labels'])} labels")
     written = image_list(path.get("image_path"))
-    images = [image if (image_root / image).is_file() else picture_path(image, folder) for image in written]
+    images = [image if os.path.isfile(image_root / image) else picture_path(image, folder) for image in written]
     check_placeholders(placeable(text, "prm"), len(images))
     return dataset_row(path["id"], images, image_root, text, path["labels"])
 
