@@ -1,4 +1,4 @@
-"""What another busy process costs training and serving on a CPU, and what is done about it.
+"""What another busy process costs training and serving on a CPU, and what helps.
 
     python benchmarks/busy_cpu.py train                        # 4 minutes
     python benchmarks/busy_cpu.py serve --problems dev.json    # 10 minutes
