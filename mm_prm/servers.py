@@ -24,7 +24,7 @@ PATIENCE = 300  # seconds without a reply after which a server is asked whether 
 WARNING_PAUSE = 60  # seconds between two lines about failures of a server
 
 
-_DATA_URI = re.compile(r"data:[\w.+/-]*;base64,[\w+/=-]*")
+_PICTURE = re.compile(r"data:[\w.+/-]*;base64,[\w+/=-]*|[\w+/=-]{200,}")  # a data URI, or the base64 of one
 
 
 class Unreachable(Fault):
@@ -159,7 +159,7 @@ async def check_life(client: openai.AsyncOpenAI) -> None:
 
 def readable(message: str) -> str:
     """A server's message on one line: one that repeats the request repeats its pictures."""
-    return _DATA_URI.sub("data:...", " ".join(message.split()))[:400]
+    return _PICTURE.sub("(picture)", " ".join(message.split()))[:400]
 
 
 def checked(reply: Any, n: int) -> dict[str, Any]:

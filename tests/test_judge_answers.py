@@ -85,6 +85,6 @@ def test_an_llm_alone_is_asked_about_every_pair_once(pairs):
     ],
 )
 def test_bad_pairs_are_named(pairs, line, said):
-    pairs.write_text(line + "\n")
+    pairs.write_text(line + "\n" + (line and '{"reference": "5", "answer": "5"}\n'))
     done, rows = judge(pairs)
     assert done.returncode == 2 and said in done.stderr and not rows
