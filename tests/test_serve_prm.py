@@ -50,7 +50,7 @@ def url(prm_folder, tmp_path):
             raise Fault(log.read_text()[-3000:])
 
     try:
-        wait_until_healthy([Server(command, port, log)], 300, check)
+        wait_until_healthy([Server(command, port, log)], 1200, check)
         yield f"http://127.0.0.1:{port}"
     finally:
         stop([process])
