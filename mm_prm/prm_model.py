@@ -78,19 +78,18 @@ def packed_mask(subtree_end: Tensor) -> BlockMask:
     return create_block_mask(sees, None, None, tokens, tokens, device=subtree_end.device)
 
 
-def position_logits(
+def position_hidden(
     self: InternVLForConditionalGeneration,
     input_ids: Tensor,
     position_ids: Tensor,
     subtree_end: Tensor,
     columns: Tensor,
     pixel_values: Tensor | None = None,
-    vocabulary: Tensor | None = None,
 ) -> Tensor:
-    """Logits at some positions of a packed row, over the tokens of `vocabulary` or over all of them.
+    """The last layer's states at some positions of a packed row.
 
     input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
-    pixel_values: [tiles of all images, 3, height, width]. Returns float32 [positions, vocabulary].
+    pixel_values: [tiles of all images, 3, height, width]. Returns [positions, width].
     """
     flex = self.config.text_config._attn_implementation == "flex_attention"
     layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
@@ -103,7 +102,24 @@ def position_logits(
         features = self.model.get_image_features(pixel_values=blank).pooler_output
         inputs = {"inputs_embeds": embedded + 0 * features.sum()}
     hidden = self.model(**inputs, position_ids=position_ids, use_cache=False, **layout).last_hidden_state
-    return self.lm_head(hidden[0, columns], vocabulary)
+    return hidden[0, columns]
+
+
+def position_logits(
+    self: InternVLForConditionalGeneration,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    subtree_end: Tensor,
+    columns: Tensor,
+    pixel_values: Tensor | None = None,
+    vocabulary: Tensor | None = None,
+) -> Tensor:
+    """Logits at `position_hidden`'s positions, over the tokens of `vocabulary` or over all of them.
+
+    Returns float32 [positions, vocabulary].
+    """
+    hidden = position_hidden(self, input_ids, position_ids, subtree_end, columns, pixel_values)
+    return self.lm_head(hidden, vocabulary)
 
 
 def head_logits(self: nn.Linear, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
