@@ -167,6 +167,25 @@ def test_what_the_trainer_says_of_a_row(desk, processor, seeds, accelerator):
     assert learner.ratios(row, row.old - 1)["clipped"] == row.lengths[1]
 
 
+def test_an_image_token_that_the_policy_has_drawn_is_a_token_like_any_other(desk, processor, seeds):
+    group = group_of(processor, read_seed(seeds / "seed.json")[0][1], 2)
+    group.answers[0].ids[1] = processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    row = RowMaker(processor, "tags")(group)
+    ours = with_drawn_logprobs(load_model(str(desk), torch.float32))
+    stock = InternVLForConditionalGeneration.from_pretrained(desk)
+    ids = torch.tensor([group.prompt_ids + group.answers[0].ids])
+    with torch.no_grad():
+        found = ours(**row.inputs, temperature=1.0)[: row.lengths[0], 0]
+        embedded = stock.get_input_embeddings()(ids)
+        at = group.prompt_ids.index(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+        embedded[0, at : at + 16] = stock.model.get_image_features(
+            pixel_values=row.inputs["pixel_values"]
+        ).pooler_output
+        logits = stock(inputs_embeds=embedded).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
+    expected = logits.gather(1, torch.tensor(group.answers[0].ids)[:, None])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_logprobs_in_chunks_are_those_of_the_whole():
     torch.manual_seed(0)
     weight, hidden = torch.randn(50, 8, requires_grad=True), torch.randn(2 * CHUNK + 3, 8, requires_grad=True)

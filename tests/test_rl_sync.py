@@ -45,7 +45,7 @@ def served(desk, tmp_path_factory):
             raise Fault(log.read_text()[-3000:])
 
     try:
-        wait_until_healthy([Server([], port, log)], 300, check)
+        wait_until_healthy([Server([], port, log)], 600, check)
         yield f"http://127.0.0.1:{port}", port
     finally:
         stop([process])
