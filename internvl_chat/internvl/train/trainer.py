@@ -52,12 +52,6 @@ def flops_of_micro_batch(model: Any, tokens: int, tiles: int) -> float:
     return total
 
 
-def peak_flops() -> float | None:
-    """Of this process's GPU in FLOP/s; None where it is not known, or there is none."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((value for word, value in PEAK_FLOPS.items() if word in name), None)
-
-
 def peak_memory() -> float:
     """Largest memory this process has held so far, GiB: the GPU's, or resident memory without one."""
     if torch.cuda.is_available():
