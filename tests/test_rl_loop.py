@@ -57,7 +57,7 @@ def reply_texts(question, seed, count):
     draw = random.Random(hashlib.md5(f"{question} {seed}".encode()).digest())
     right = question.split()[2]
     for _ in range(count):
-        answer = right if draw.random() < 0.5 else "none"
+        answer = right if draw.random() < 0.5 else "99"
         yield draw.choice([f"<step>{answer} + 0 = {answer}</step>"] * 3 + ["so "]) + f"<answer>{answer}</answer>"
 
 
@@ -401,7 +401,7 @@ def test_two_processes_of_two_rows_are_one_of_four(desk, processor, seeds, tmp_p
     assert_same(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 @pytest.mark.parametrize("stage", [1, 3])
 def test_deepspeed_trains_as_plain_torch_does(desk, processor, seeds, tmp_path, stage):
     with Policy(processor) as policy:

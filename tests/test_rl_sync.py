@@ -109,7 +109,7 @@ def sync(url, folder, without=()):
     asyncio.run(reload(url, folder, without))
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_served_are_the_trained_log_probabilities_before_and_after_a_sync(desk, served, problems, tmp_path):
     url, _ = served
     side = Side(desk, url, problems)
@@ -123,7 +123,7 @@ def test_served_are_the_trained_log_probabilities_before_and_after_a_sync(desk, 
         assert side.mismatch() < BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_trap_the_packed_head_of_a_cpu_is_the_old_one(desk, served, problems, tmp_path):
     url, _ = served
     side = Side(desk, url, problems)
@@ -144,7 +144,7 @@ def test_trap_the_packed_head_of_a_cpu_is_the_old_one(desk, served, problems, tm
     assert side.mismatch() < BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_trap_old_keys_and_values_of_a_prompt_seen_before(desk, served, problems, tmp_path):
     url, _ = served
     side = Side(desk, url, problems[2:])  # text alone: a picture's tokens have the picture's hash in the cache's key
@@ -157,7 +157,7 @@ def test_trap_old_keys_and_values_of_a_prompt_seen_before(desk, served, problems
     assert side.mismatch() < BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_a_replica_out_of_reach_is_left_out_and_comes_back(desk, served, problems, tmp_path):
     url, _ = served
     gone = f"http://127.0.0.1:{free_port()}"
@@ -176,14 +176,14 @@ def test_a_replica_out_of_reach_is_left_out_and_comes_back(desk, served, problem
         asyncio.run(both(0, [gone]))
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_a_server_without_development_mode_says_so(served):
     url, _ = served
     with pytest.raises(Fault, match="VLLM_SERVER_DEV_MODE=1"):
         asyncio.run(reload(f"{url}/nowhere", "x"))
 
 
-@pytest.mark.slow
+@pytest.mark.rl
 def test_trap_the_engine_dies_of_a_picture_seen_before(desk, served, problems, tmp_path):
     """The last test of this server: it does not survive."""
     url, port = served
