@@ -151,7 +151,8 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         "--step_format",
         choices=STEP_FORMATS,
         default="tags",
-        help="tags: <step> and <answer>; paragraphs: blank lines or 'Step n:', then 'Answer:' or \\boxed",
+        help="tags: <step> and <answer>; paragraphs: blank lines or 'Step n:', then 'Answer:' or \\boxed; think: "
+        "paragraphs in <think>, then <answer>",
     )
     parser.add_argument(
         "--concurrency",

@@ -31,10 +31,11 @@ class PrmText(NamedTuple):
 PRM_TEXTS = {"training": PrmText("\n\n", True), "released": PrmText("", False)}
 STEP_SEPARATOR = PRM_TEXTS["training"].separator
 
-STEP_FORMATS = ("tags", "paragraphs")  # how the policy writes its steps
+STEP_FORMATS = ("tags", "paragraphs", "think")  # how the policy writes its steps
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _ANSWERS = re.compile(rf"{_ANSWER.pattern}(?:(?:\s|[,;]|and|or)*{_ANSWER.pattern})*", re.DOTALL)
+_THINK = re.compile(r"</?think>")  # around the paragraphs of `think`
 _STEP_HEADING = re.compile(r"^(?=[#* \t]*step[ \t]+\d+[* \t]*(?:[:.)\uff1a]|$))", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _SPECIAL = re.compile(r"<(?=(?:prm|image|/?img|IMG_CONTEXT|\|\w+\|)>)")
@@ -42,8 +43,8 @@ _SPECIAL = re.compile(r"<(?=(?:prm|image|/?img|IMG_CONTEXT|\|\w+\|)>)")
 
 def render_steps(steps: list[str], step_format: str = "tags") -> str:
     """`<step>a</step><step>b</step>` or `a\\n\\nb\\n\\n`: how a prefix is handed back to the policy."""
-    if step_format == "paragraphs":
-        return "".join(f"{step}\n\n" for step in steps)
+    if step_format != "tags":
+        return ("<think>" if step_format == "think" and steps else "") + "".join(f"{step}\n\n" for step in steps)
     return "".join(f"<step>{step}</step>" for step in steps)
 
 
@@ -58,7 +59,8 @@ def parse_solution(text: str, step_format: str = "tags", cut: bool = False) -> t
     The answer is None when the text never gives one (cut at the token limit, or not in the format);
     the rollout then holds the steps alone, possibly none. cut: the text ended at the token limit.
     """
-    body, answer = _split_paragraphs(text, cut) if step_format == "paragraphs" else _split_tags(text)
+    text = _THINK.sub("", text) if step_format == "think" else text
+    body, answer = _split_tags(text) if step_format == "tags" else _split_paragraphs(text, cut)
     steps = [step.strip() for step in body if step.strip()]
     return (steps + [answer], answer) if answer else (steps, None)
 

@@ -78,6 +78,50 @@ def packed_mask(subtree_end: Tensor) -> BlockMask:
     return create_block_mask(sees, None, None, tokens, tokens, device=subtree_end.device)
 
 
+def with_pictures(
+    self: InternVLForConditionalGeneration, embedded: Tensor, input_ids: Tensor, pixel_values: Tensor
+) -> Tensor:
+    """The pictures' features in place of the row's first image tokens, as many as there are features.
+
+    A policy may have drawn that token as well: behind the pictures it is a token like any other, to the server too,
+    while the stock forward wants a feature for each. embedded: [1, tokens, width]; input_ids: [1, tokens].
+    """
+    features = self.model.get_image_features(pixel_values=pixel_values).pooler_output.flatten(0, -2)
+    places = (input_ids[0] == self.config.image_token_id).nonzero()[: len(features), 0]
+    if len(places) < len(features):
+        raise ValueError(f"{len(features)} image features for {len(places)} image tokens")
+    return embedded.index_copy(1, places, features[None].to(embedded.dtype))
+
+
+def position_hidden(
+    self: InternVLForConditionalGeneration,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    subtree_end: Tensor,
+    columns: Tensor,
+    pixel_values: Tensor | None = None,
+) -> Tensor:
+    """The last layer's states at some positions of a packed row.
+
+    input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
+    pixel_values: [tiles of all images, 3, height, width]. Returns [positions, width].
+    """
+    flex = self.config.text_config._attn_implementation == "flex_attention"
+    layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
+    embedded = self.get_input_embeddings()(input_ids)
+    if pixel_values is not None:
+        embedded = with_pictures(self, embedded, input_ids, pixel_values)
+    elif torch.distributed.is_initialized():
+        # DeepSpeed adds up gradients, and ZeRO-3 gathers weights, in the order in which they come up: every process
+        # must use the same parts in the same order, so a row without pictures looks at a blank one in their place.
+        vision = self.config.vision_config
+        blank = torch.zeros(1, vision.num_channels, *vision.image_size, device=embedded.device)
+        features = self.model.get_image_features(pixel_values=blank).pooler_output
+        embedded = embedded + 0 * features.sum()
+    hidden = self.model(inputs_embeds=embedded, position_ids=position_ids, use_cache=False, **layout).last_hidden_state
+    return hidden[0, columns]
+
+
 def position_logits(
     self: InternVLForConditionalGeneration,
     input_ids: Tensor,
@@ -87,23 +131,12 @@ def position_logits(
     pixel_values: Tensor | None = None,
     vocabulary: Tensor | None = None,
 ) -> Tensor:
-    """Logits at some positions of a packed row, over the tokens of `vocabulary` or over all of them.
+    """Logits at `position_hidden`'s positions, over the tokens of `vocabulary` or over all of them.
 
-    input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
-    pixel_values: [tiles of all images, 3, height, width]. Returns float32 [positions, vocabulary].
+    Returns float32 [positions, vocabulary].
     """
-    flex = self.config.text_config._attn_implementation == "flex_attention"
-    layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
-    inputs: dict[str, Any] = {"input_ids": input_ids, "pixel_values": pixel_values}
-    if pixel_values is None and torch.distributed.is_initialized():
-        # DeepSpeed adds up gradients, and ZeRO-3 gathers weights, in the order in which they come up: every process
-        # must use the same parts in the same order, so a row without pictures looks at a blank one in their place.
-        vision, embedded = self.config.vision_config, self.get_input_embeddings()(input_ids)
-        blank = torch.zeros(1, vision.num_channels, *vision.image_size, device=embedded.device)
-        features = self.model.get_image_features(pixel_values=blank).pooler_output
-        inputs = {"inputs_embeds": embedded + 0 * features.sum()}
-    hidden = self.model(**inputs, position_ids=position_ids, use_cache=False, **layout).last_hidden_state
-    return self.lm_head(hidden[0, columns], vocabulary)
+    hidden = position_hidden(self, input_ids, position_ids, subtree_end, columns, pixel_values)
+    return self.lm_head(hidden, vocabulary)
 
 
 def head_logits(self: nn.Linear, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:

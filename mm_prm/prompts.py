@@ -17,6 +17,11 @@ POLICY_INSTRUCTIONS = {
         "Solve the problem step by step: write each step as one paragraph, with a blank line between steps, "
         "then the final answer alone on the last line as Answer: ..."
     ),
+    # MM-Eureka's tags (arXiv 2503.07365); the wording is ours
+    "think": (
+        "Think the problem through inside <think>...</think>, with a blank line between steps, "
+        "then give the final answer as <answer>...</answer>."
+    ),
 }
 POLICY_CONTINUE = "Go on after the previous steps without repeating them."
 

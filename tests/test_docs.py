@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 from conftest import ROOT
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
+from internvl.train.internvl_chat_rl import make_parser
 from omegaprm import SearchParams
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("eval/**/*.md")]
@@ -40,9 +41,11 @@ def flags_of(script):
     if re.search(r"_(prm|policy)\.sh$", script) or script == "internvl_chat_finetune.py":
         parts = (ModelArguments, DataArguments, FinetuneArguments)
         return {f"--{field.name}" for part in parts for field in dataclasses.fields(part)}
+    if re.search(r"_(cpgd|mm_eureka)\.sh$", script) or script == "internvl_chat_rl.py":
+        return {name for action in make_parser()._actions for name in action.option_strings}
     path = SCRIPTS[BEHIND.get(script, script)]
     if path.suffix == ".sh":
-        return {"--fast"} if script == "run_tests.sh" else set()
+        return {"run_tests.sh": {"--fast"}, "rl.sh": {"--quick"}}.get(script, set())
     source = path.read_text()
     sources = [source, *(file.read_text() for name, file in SHARED.items() if name in source)]
     search = {f"--{field.name}" for field in dataclasses.fields(SearchParams)} if "SearchParams" in source else set()

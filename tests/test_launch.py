@@ -180,7 +180,8 @@ def test_the_active_python_is_taken_if_it_has_the_project_else_the_one_in_venv(t
         (tmp_path / name / "python").write_text(f'#!/bin/sh\necho "$0 k12_prm" >>calls\nexit {code}\n')
         (tmp_path / name / "python").chmod(0o755)
     (tmp_path / "mm_prm").mkdir()
-    for copied in (script, "mm_prm/find_python.sh"):
+    (tmp_path / "internvl_chat/shell").mkdir(parents=True, exist_ok=True)
+    for copied in (script, "internvl_chat/shell/processes.sh", "mm_prm/find_python.sh"):
         (tmp_path / copied).write_text((ROOT / copied).read_text())
     (tmp_path / "model/config.json").touch()
     (tmp_path / "questions_part_1.json").touch()
