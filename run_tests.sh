@@ -15,5 +15,5 @@ export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest -q -m "not slow and not rl"
+.venv/bin/python -m pytest -q -m "not slow"
 [ "${1:-}" = --fast ] || .venv/bin/python -m pytest -q -n 0 -m slow --durations=5 # each takes both cores

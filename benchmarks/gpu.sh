@@ -49,7 +49,10 @@ bench() { # name, seconds planned, script, flags
 }
 
 LIMIT=2 SMALL=1b LARGE=8b ROUNDS=3 WAYS="segments flex_attention"
-[ -z "$TINY" ] || LIMIT=20 SMALL=tiny LARGE=tiny ROUNDS=1 WAYS=segments # FlexAttention has no backward on a CPU
+if [ "$TINY" ]; then
+  LIMIT=20 SMALL=tiny LARGE=tiny ROUNDS=1 WAYS=segments # FlexAttention has no backward on a CPU
+  export OMP_WAIT_POLICY=PASSIVE # two processes share the cores, and spinning threads would fight for them
+fi
 
 # The desk PRM is trained on the CPU meanwhile, to be compared with the GPU's.
 case " ${PARTS:-desk} " in

@@ -46,6 +46,14 @@ def interval(draws: np.ndarray) -> list[float]:
     return np.percentile(draws, [2.5, 97.5]).tolist()
 
 
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share, `count` of `total` (Wilson's score interval); it says something for 0 of 5 as well."""
+    z, share = 1.959964, count / total
+    middle, scale = share + z**2 / (2 * total), 1 + z**2 / total
+    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, equal values share the mean of theirs."""
     _, group, size = np.unique(values, return_inverse=True, return_counts=True)

@@ -401,13 +401,13 @@ def test_two_processes_of_two_rows_are_one_of_four(desk, processor, seeds, tmp_p
     assert_same(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), atol=1e-4, rtol=0)
 
 
-@pytest.mark.rl
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_deepspeed_trains_as_plain_torch_does(desk, processor, seeds, tmp_path, stage):
     with Policy(processor) as policy:
         config = ROOT / f"internvl_chat/zero_stage{stage}_config.json"
         for name, more in (("plain", ()), ("zero", ("--deepspeed", config))):
-            before = partial(_one_process, free_port()) if more else None
+            before = partial(one_process, free_port()) if more else None
             done = run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / name, *more), before=before)
             assert done.returncode == 0, done.stderr[-3000:]
     plain, zero = (steps_of(tmp_path / name) for name in ("plain", "zero"))
@@ -415,7 +415,7 @@ def test_deepspeed_trains_as_plain_torch_does(desk, processor, seeds, tmp_path, 
     assert_same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "zero"), atol=2e-3, rtol=0)
 
 
-def _one_process(port):
+def one_process(port):
     join(0, 1, port)
     os.environ["DS_ACCELERATOR"] = "cpu"
 

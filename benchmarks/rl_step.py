@@ -1,0 +1,235 @@
+"""What a step of stage 7 costs: its update, its draws, its sync.
+
+    python benchmarks/rl_step.py update       # float32, scaled to a CPU
+    python benchmarks/rl_step.py update --shape 8b --dtype bfloat16
+    python benchmarks/rl_step.py serve --model runs/desk/policy \\
+        --problems runs/desk/data/annotate.json
+    python benchmarks/rl_step.py shares --run_dir runs/desk_rl/cpgd
+
+update: 8 answers of 400 tokens to one prompt of the paper's shape (a picture of
+7 tiles, a question of 60 tokens), forward and backward of CPGD's loss, random
+weights. The fastest of several rounds of each counts; their log-probabilities
+must agree.
+
+    released   answer by answer, its picture encoded with it, logits of the
+               whole vocabulary at every token
+    ours       one packed row, log-probabilities of the drawn ids in chunks
+
+serve: a real server of --model. Tokens/s of stage 7's draws (log-probabilities,
+ids and verdicts included) against its ceiling, the same requests sent bare; and
+seconds and bytes/s of a sync. shares: where the time of a finished run went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import httpx
+import torch
+from internvl.rl.objectives import token_loss
+from internvl.rl.sync import SERVER_FLAGS, reload
+from internvl.rl.update import with_drawn_logprobs
+from torch import Tensor
+from torch.nn import functional as F
+from train_prm import OUT_OF_MEMORY, QUESTION, SHAPES, TILES, make_model, make_pixels, measure, tile
+
+from mm_prm import cli
+from mm_prm.packing import Packed
+from mm_prm.prm_format import Encoded
+from mm_prm.prm_model import row_tensors
+from mm_prm.records import Problem, read_jsonl, read_seed
+
+ROOT = Path(__file__).parent.parent
+ANSWERS, ANSWER = 8, 400
+PARTS = ("draw", "weigh", "old", "update", "sync")
+
+# ---------------------------------------------------------------- the update
+
+
+def prompt_and_answers(shape: str) -> tuple[list[int], Tensor]:
+    """Ids of the prompt; of the answers, [answers, tokens]."""
+    generator = torch.Generator().manual_seed(0)
+    question = torch.randint(100, 20000, (QUESTION,), generator=generator).tolist()
+    answers = torch.randint(100, 20000, (ANSWERS, ANSWER), generator=generator)
+    return [3] * (TILES * tile(shape)[1]) + question, answers
+
+
+def loss_of(logprobs: Tensor) -> Tensor:
+    """CPGD's, half of the answers good. logprobs: [answers, tokens]."""
+    advantages = torch.tensor([1.0, -1.0], device=logprobs.device).repeat(len(logprobs))[: len(logprobs)]
+    return token_loss("cpgd", logprobs, logprobs.detach(), advantages).sum() / (ANSWERS * ANSWER)
+
+
+def released(model: Any, prompt: list[int], answers: Tensor, pixels: Tensor) -> Tensor:
+    """[answers, tokens]."""
+    found = []
+    for answer in answers:
+        ids = torch.tensor([prompt + answer.tolist()], device=pixels.device)
+        hidden = model.model(input_ids=ids, pixel_values=pixels, use_cache=False).last_hidden_state
+        logits = F.linear(hidden, model.lm_head.weight).float()[0, len(prompt) - 1 : -1]
+        logprobs = logits.log_softmax(-1).gather(1, answer.to(pixels.device)[:, None])[:, 0]
+        loss_of(logprobs[None]).backward()
+        found.append(logprobs.detach())
+    return torch.stack(found)
+
+
+def ours(model: Any, prompt: list[int], answers: Tensor, pixels: Tensor) -> Tensor:
+    """[answers, tokens]."""
+    row, before = Packed(), len(prompt) - 1
+    row.add([Encoded(prompt + answer.tolist(), list(range(before, before + ANSWER))) for answer in answers])
+    inputs = {name: tensor.to(pixels.device) for name, tensor in row_tensors(row, [pixels]).items()}
+    found = model(**inputs, targets=answers.flatten().to(pixels.device), temperature=1.0)[:, 0].view(ANSWERS, ANSWER)
+    loss_of(found).backward()
+    return found.detach()
+
+
+def update(args: argparse.Namespace) -> None:
+    device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, args.dtype)
+    model = with_drawn_logprobs(make_model(args.shape, dtype, device))
+    pixels, (prompt, answers) = make_pixels(args.shape, dtype, device), prompt_and_answers(args.shape)
+    best, seen = {"released": OUT_OF_MEMORY, "ours": OUT_OF_MEMORY}, dict[str, Tensor]()
+    for _ in range(args.rounds):
+        for name, attention, run in (("released", "sdpa", released), ("ours", "segments", ours)):
+            model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
+
+            def once(name: str = name, run: Any = run) -> None:
+                seen[name] = run(model, prompt, answers, pixels)
+
+            best[name] = min(best[name], measure(once, model))
+    apart = (seen["ours"] - seen["released"]).abs().max().item() if len(seen) == 2 else float("nan")
+    print(f"\n{args.shape}, {args.dtype}, largest difference of a log-probability {apart:.1e}\n")
+    print("| row | answers/s | ratio | peak GiB |\n|---|---|---|---|")
+    for name, (seconds, memory) in best.items():
+        print(f"| {name} | {ANSWERS / seconds:.3f} | {best['released'][0] / seconds:.2f} | {memory:.2f} |")
+
+
+# ---------------------------------------------------------------- draws and sync
+
+
+def flags_of_a_run(args: argparse.Namespace) -> argparse.Namespace:
+    """The script's own defaults, for this server."""
+    from internvl.train.internvl_chat_rl import make_parser
+
+    given = ["--model_name_or_path", args.model, "--seed_file", args.problems, "--output_dir", "none"]
+    given += ["--policy_endpoint", os.environ["POLICY_ENDPOINT"], "--judge", "rule", "--prompts", args.prompts]
+    return make_parser().parse_args([*map(str, given), "--max_new_tokens", str(args.max_new_tokens)])
+
+
+async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace) -> int:
+    """The same requests without log-probabilities, ids and judge, their bodies made beforehand; returns tokens."""
+    from internvl.rl.outside import Outside
+
+    outside = Outside(flags_of_a_run(args))
+    bodies = []
+    for problem, draw in problems:
+        policy = outside.drawer.client.for_problem(problem)
+        policy.calls = draw
+        body = {"model": "policy", "messages": policy.messages([]), "n": args.rollouts, "temperature": 1, "top_p": 1}
+        bodies.append(body | {"max_tokens": args.max_new_tokens, "seed": policy.next_seed(), "top_k": -1})
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=None, trust_env=False, limits=limits) as client:
+        url = os.environ["POLICY_ENDPOINT"].split(",")[0] + "/chat/completions"
+        replies = await asyncio.gather(*(client.post(url, json=body) for body in bodies))
+    return sum(reply.json()["usage"]["completion_tokens"] for reply in replies)
+
+
+def draws(args: argparse.Namespace) -> None:
+    """Both ways in turn, every round other problems and seeds, so that no cache helps the second."""
+    from internvl.rl.outside import Outside
+
+    problems, outside = read_seed(args.problems)[0], Outside(flags_of_a_run(args))
+    rates: dict[str, list[float]] = {"ceiling": [], "ours": []}
+    for turn in range(2 * args.rounds + 2):
+        start = turn * args.prompts % max(1, len(problems) - args.prompts)
+        asked = [(problem, turn) for problem in problems[start : start + args.prompts]]
+        began = time.perf_counter()
+        if turn % 2:
+            groups = outside.wait(outside.drawer.groups(asked, args.rollouts))
+            tokens = sum(len(answer.ids) for group in groups if group for answer in group.answers)
+        else:
+            tokens = asyncio.run(bare(asked, args))
+        if turn > 1:  # the first of each warms up
+            rates["ours" if turn % 2 else "ceiling"].append(tokens / (time.perf_counter() - began))
+    print(f"\n{args.prompts} prompts x {args.rollouts} answers, {args.rounds} rounds\n")
+    print("| draws | tokens/s | ratio |\n|---|---|---|")
+    for name, found in rates.items():
+        print(f"| {name} | {fmean(found):,.0f} | {fmean(found) / fmean(rates['ceiling']):.2f} |")
+
+
+def syncs(args: argparse.Namespace) -> None:
+    """Export and hand over the weights, as a step does."""
+    from mm_prm.prm_model import load_model
+
+    model = load_model(args.model, torch.float32)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    found, url = [], os.environ["POLICY_ENDPOINT"].split(",")[0].removesuffix("/v1")
+    for _ in range(args.rounds + 1):
+        folder, began = tempfile.mkdtemp(dir="/dev/shm"), time.perf_counter()
+        model.save_pretrained(folder)
+        written = time.perf_counter()
+        asyncio.run(reload(url, folder))
+        found.append((written - began, time.perf_counter() - written))
+        shutil.rmtree(folder)
+    write, take = (median(part) for part in zip(*found[1:], strict=True))
+    print(f"\nsync of {size / 1e6:.1f} MB: written in {write:.3f} s, taken in {take:.3f} s, "
+          f"{size / 1e6 / (write + take):.0f} MB/s")  # fmt: skip
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Start the server, and this script again beside it."""
+    if os.environ.get("POLICY_ENDPOINT"):
+        draws(args)
+        syncs(args)
+        return
+    server = [sys.executable, ROOT / "data_pipeline/serve_policy.py", "--model", args.model, "--port", args.port]
+    server += ["--log", f"{tempfile.gettempdir()}/rl_step_server.log", "--max-model-len", args.context]
+    server += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--dtype", args.dtype, *SERVER_FLAGS, "--"]
+    command = [*map(str, server), sys.executable, *sys.argv]
+    raise SystemExit(subprocess.run(command, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}).returncode)
+
+
+# ---------------------------------------------------------------- a finished run
+
+
+def shares(args: argparse.Namespace) -> None:
+    rows = [row for row in read_jsonl(args.run_dir / "steps.jsonl") if row["step"]]
+    seconds = {part: fmean(row[f"seconds_{part}"] for row in rows) for part in PARTS}
+    total = sum(seconds.values())
+    print(f"\n{len(rows)} steps\n\n| part | seconds a step | share |\n|---|---|---|")
+    for part, value in [*seconds.items(), ("all", total)]:
+        print(f"| {part} | {value:.2f} | {value / total:.1%} |")
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("what", choices=("update", "serve", "shares"), help="what is measured")
+    parser.add_argument("--shape", choices=SHAPES, default="cpu", help="update: model to build from random weights")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and server")
+    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="times everything is done")
+    parser.add_argument("--model", help="serve: policy checkpoint")
+    parser.add_argument("--problems", type=Path, help="serve: seed file")
+    parser.add_argument("--prompts", type=cli.positive_int, default=16, help="serve: prompts of a step")
+    parser.add_argument("--rollouts", type=cli.positive_int, default=8, help="serve: answers to each")
+    parser.add_argument("--max_new_tokens", type=cli.positive_int, default=160, help="serve: longest answer")
+    parser.add_argument("--context", type=cli.positive_int, default=512, help="serve: tokens of prompt and answer")
+    parser.add_argument("--port", type=int, default=28477, help="serve: of the server")
+    parser.add_argument("--run_dir", type=Path, help="shares: --output_dir of a run")
+    args = parser.parse_args()
+    for name in {"update": (), "serve": ("model", "problems"), "shares": ("run_dir",)}[args.what]:
+        if not getattr(args, name):
+            parser.error(f"{args.what} needs --{name}")
+    {"update": update, "serve": serve, "shares": shares}[args.what](args)
+
+
+if __name__ == "__main__":
+    cli.run(main)
