@@ -59,16 +59,18 @@ case " ${PARTS:-desk} " in
   *" desk "*) CUDA_VISIBLE_DEVICES='' "$PYTHON" benchmarks/gpu_checks.py desk --train_only --output_dir "$OUT" $TINY \
     >"$OUT/desk_cpu.log" 2>&1 & ;;
 esac
-check packing 40
-check attention 60
-bench train_8b 70 train_prm --shape "$LARGE" --dtype bfloat16 --attention $WAYS --rounds "$ROUNDS"
-bench train_8b_checkpointing 60 train_prm --shape "$LARGE" --dtype bfloat16 --rounds 2 --grad_checkpoint
-check profile 40
+check packing 30
+check rl 30
+check attention 50
+bench train_8b 60 train_prm --shape "$LARGE" --dtype bfloat16 --attention $WAYS --rounds "$ROUNDS"
+bench train_8b_checkpointing 50 train_prm --shape "$LARGE" --dtype bfloat16 --rounds 2 --grad_checkpoint
+check profile 30
 bench score_8b 50 score_candidates --shape "$LARGE" --dtype bfloat16 --rounds "$ROUNDS"
-bench train_1b 40 train_prm --shape "$SMALL" --dtype bfloat16 --attention $WAYS --rounds "$ROUNDS"
-bench score_1b 30 score_candidates --shape "$SMALL" --dtype bfloat16 float32 --rounds "$ROUNDS"
+bench rl_8b 50 rl_step update --shape "$LARGE" --dtype bfloat16 --rounds 2 --grad_checkpoint
+bench train_1b 30 train_prm --shape "$SMALL" --dtype bfloat16 --attention $WAYS --rounds "$ROUNDS"
+bench score_1b 20 score_candidates --shape "$SMALL" --dtype bfloat16 float32 --rounds "$ROUNDS"
 wait
-check desk 60
+check desk 50
 check scores 30
 check converted 30
 echo "results: $OUT/results.md, $OUT/results.json"

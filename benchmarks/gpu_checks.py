@@ -7,6 +7,7 @@ Each writes <output_dir>/<part>.json, {"ok", "rows", "text"}, and ends with
 exit code 1 when its check fails. Without a GPU it compares the CPU with itself.
 
     packing     packed loss and gradients against one path per sequence
+    rl          stage 7: a packed row's gradients against one answer per sequence
     attention   segments, flex_attention, a dense mask, one path per call:
                 values, gradients, milliseconds by length
     profile     where the time of a packed training step goes
@@ -66,18 +67,51 @@ def packing(args: Any) -> Result:
     Bfloat16 rounds both ways: its bound is three times the released way's own distance from float32.
     """
     shape = "tiny" if args.tiny else "cpu"
-    problem, rows = paths(2, 0, shape), list[dict[str, Any]]()
-    pixels = make_pixels(shape, torch.float32, DEVICE)
-    exact = None
+    problem = paths(2, 0, shape)
+
+    def one_by_one(model: Any, pixels: Tensor) -> None:
+        released(model, problem, pixels)
+
+    def together(model: Any, pixels: Tensor) -> None:
+        one_row(model, problem, pixels)
+
+    return compared(shape, with_position_logits, one_by_one, together, len(problem))
+
+
+def rl(args: Any) -> Result:
+    """As `packing`, for a prompt's answers under CPGD's loss: one answer per sequence, the whole vocabulary."""
+    import rl_step
+
+    shape = "tiny" if args.tiny else "cpu"
+    prompt, answers = rl_step.prompt_and_answers(shape)
+
+    def one_by_one(model: Any, pixels: Tensor) -> None:
+        rl_step.released(model, prompt, answers, pixels)
+
+    def together(model: Any, pixels: Tensor) -> None:
+        rl_step.ours(model, prompt, answers, pixels)
+
+    return compared(shape, rl_step.with_drawn_logprobs, one_by_one, together, 1)
+
+
+def compared(
+    shape: str,
+    prepare: Callable[[Any], Any],
+    one_by_one: Callable[[Any, Tensor], None],
+    together: Callable[[Any, Tensor], None],
+    scale: int,
+) -> Result:
+    """Gradients of both ways, those of one_by_one over `scale`, in float32 and in bfloat16."""
+    pixels, rows, exact = make_pixels(shape, torch.float32, DEVICE), list[dict[str, Any]](), None
     for dtype in (torch.float32, torch.bfloat16):
-        model = with_position_logits(make_model(shape, torch.float32, DEVICE)).to(dtype)
+        model = prepare(make_model(shape, torch.float32, DEVICE)).to(dtype)
         model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
-        reference = gradients(model, lambda: released(model, problem, pixels.to(dtype))) / len(problem)  # noqa: B023
+        reference = gradients(model, lambda: one_by_one(model, pixels.to(dtype))) / scale  # noqa: B023
         exact = reference if exact is None else exact
         bound = 1e-4 if dtype == torch.float32 else 3 * distance(reference, exact)
         for attention in ("segments", "flex_attention") if DEVICE == "cuda" else ("segments",):
             model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
-            found = distance(gradients(model, lambda: one_row(model, problem, pixels.to(dtype))), exact)  # noqa: B023
+            found = distance(gradients(model, lambda: together(model, pixels.to(dtype))), exact)  # noqa: B023
             name = str(dtype).removeprefix("torch.")
             rows.append({"dtype": name, "attention": attention, "gradient_distance": found, "bound": bound})
     return {"ok": all(row["gradient_distance"] <= row["bound"] for row in rows), "rows": rows}
@@ -297,7 +331,7 @@ def converted(args: Any) -> Result:
     return {"ok": largest == 0, "rows": [{"scores": sum(map(len, one)), "largest": largest}]}
 
 
-PARTS = {part.__name__: part for part in (packing, attention, profile, desk, scores, converted)}
+PARTS = {part.__name__: part for part in (packing, rl, attention, profile, desk, scores, converted)}
 
 
 def main() -> None:

@@ -34,11 +34,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import httpx
 import torch
 from internvl.rl.objectives import token_loss
-from internvl.rl.sync import SERVER_FLAGS, reload
 from internvl.rl.update import with_drawn_logprobs
+from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
 from torch.nn import functional as F
 from train_prm import OUT_OF_MEMORY, QUESTION, SHAPES, TILES, make_model, make_pixels, measure, tile
@@ -47,7 +46,7 @@ from mm_prm import cli
 from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors
-from mm_prm.records import Problem, read_jsonl, read_seed
+from mm_prm.records import Problem, read_jsonl, read_seed, write_json
 
 ROOT = Path(__file__).parent.parent
 ANSWERS, ANSWER = 8, 400
@@ -96,6 +95,8 @@ def ours(model: Any, prompt: list[int], answers: Tensor, pixels: Tensor) -> Tens
 def update(args: argparse.Namespace) -> None:
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, args.dtype)
     model = with_drawn_logprobs(make_model(args.shape, dtype, device))
+    if args.grad_checkpoint:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     pixels, (prompt, answers) = make_pixels(args.shape, dtype, device), prompt_and_answers(args.shape)
     best, seen = {"released": OUT_OF_MEMORY, "ours": OUT_OF_MEMORY}, dict[str, Tensor]()
     for _ in range(args.rounds):
@@ -108,9 +109,18 @@ def update(args: argparse.Namespace) -> None:
             best[name] = min(best[name], measure(once, model))
     apart = (seen["ours"] - seen["released"]).abs().max().item() if len(seen) == 2 else float("nan")
     print(f"\n{args.shape}, {args.dtype}, largest difference of a log-probability {apart:.1e}\n")
-    print("| row | answers/s | ratio | peak GiB |\n|---|---|---|---|")
+    print("| row | answers/s | ratio | peak GiB | MFU |\n|---|---|---|---|---|")
+    tokens, top = len(prompt) + ANSWERS * ANSWER, peak_flops()
+    rows = {}
     for name, (seconds, memory) in best.items():
-        print(f"| {name} | {ANSWERS / seconds:.3f} | {best['released'][0] / seconds:.2f} | {memory:.2f} |")
+        work = (len(prompt) + ANSWER) * ANSWERS, TILES * ANSWERS
+        flops = flops_of_micro_batch(model, *(work if name == "released" else (tokens, TILES)))
+        rows[name] = {"answers_per_second": ANSWERS / seconds, "ratio": best["released"][0] / seconds}
+        rows[name] |= {"peak_gib": memory, **({"mfu": flops / seconds / top} if top else {})}
+        mfu = f"{rows[name]['mfu']:.2f}" if top else ""
+        print(f"| {name} | {ANSWERS / seconds:.3f} | {rows[name]['ratio']:.2f} | {memory:.2f} | {mfu} |")
+    if args.output_file:
+        write_json(args.output_file, {args.dtype: {"rows": rows, "largest_difference": apart}})
 
 
 # ---------------------------------------------------------------- draws and sync
@@ -127,6 +137,7 @@ def flags_of_a_run(args: argparse.Namespace) -> argparse.Namespace:
 
 async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace) -> int:
     """The same requests without log-probabilities, ids and judge, their bodies made beforehand; returns tokens."""
+    import httpx  # here and below: what a machine without a server may lack
     from internvl.rl.outside import Outside
 
     outside = Outside(flags_of_a_run(args))
@@ -168,6 +179,8 @@ def draws(args: argparse.Namespace) -> None:
 
 def syncs(args: argparse.Namespace) -> None:
     """Export and hand over the weights, as a step does."""
+    from internvl.rl.sync import reload
+
     from mm_prm.prm_model import load_model
 
     model = load_model(args.model, torch.float32)
@@ -187,6 +200,8 @@ def syncs(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Start the server, and this script again beside it."""
+    from internvl.rl.sync import SERVER_FLAGS
+
     if os.environ.get("POLICY_ENDPOINT"):
         draws(args)
         syncs(args)
@@ -215,6 +230,7 @@ def main() -> None:
     parser.add_argument("what", choices=("update", "serve", "shares"), help="what is measured")
     parser.add_argument("--shape", choices=SHAPES, default="cpu", help="update: model to build from random weights")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and server")
+    parser.add_argument("--grad_checkpoint", action="store_true", help="update: recompute activations, in both rows")
     parser.add_argument("--rounds", type=cli.positive_int, default=3, help="times everything is done")
     parser.add_argument("--model", help="serve: policy checkpoint")
     parser.add_argument("--problems", type=Path, help="serve: seed file")
@@ -223,6 +239,7 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=cli.positive_int, default=160, help="serve: longest answer")
     parser.add_argument("--context", type=cli.positive_int, default=512, help="serve: tokens of prompt and answer")
     parser.add_argument("--port", type=int, default=28477, help="serve: of the server")
+    parser.add_argument("--output_file", type=Path, help="update: JSON of the table")
     parser.add_argument("--run_dir", type=Path, help="shares: --output_dir of a run")
     args = parser.parse_args()
     for name in {"update": (), "serve": ("model", "problems"), "shares": ("run_dir",)}[args.what]:

@@ -6,7 +6,9 @@
 The defaults are those of MM-K12's training split, and fit MMK12
 (FanqingM/MMK12) as well. --input is a parquet, JSON or
 JSONL file, or the folder with the published files of --split. Other columns of
-text and numbers travel along.
+text and numbers travel along. Rows that are chats (MM-Eureka-Dataset, both
+versions) are known by their column `conversations` or `message`; their
+`file://` pictures are looked for under --image_root too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from mm_prm import cli
+from mm_prm.chats import is_chat, question_and_pictures
 from mm_prm.records import write_json
 from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, read_problems
 
@@ -41,6 +44,11 @@ def parse_args() -> argparse.Namespace:
 
 def seed_record(row: Row, args: argparse.Namespace) -> Row:
     """A row as read_problems wants it. Raises ValueError that names a bad column."""
+    if is_chat(row):
+        question, images = question_and_pictures(row)
+        read = {"id", args.id_column, args.answer_column, "conversations", "message", "image_urls"}
+        record = {"question": question, "correct_answer": cell(row, args.answer_column, ANSWER), "images": images}
+        return record | others(row, {*record, *read})
     if args.image_column not in row:  # a misspelt column must not make every problem a text-only one
         raise ValueError(f"field {args.image_column!r} is missing; it may be null")
     image = row[args.image_column]
@@ -50,7 +58,12 @@ def seed_record(row: Row, args: argparse.Namespace) -> Row:
         "images": image if isinstance(image, list) else [image] if image else [],
     }
     read = {*record, "id", args.id_column, args.image_column, args.question_column, args.answer_column}
-    return record | {name: value for name, value in row.items() if name not in read and isinstance(value, ANSWER)}
+    return record | others(row, read)
+
+
+def others(row: Row, read: set[str]) -> Row:
+    """The columns of text and numbers that were not read."""
+    return {name: value for name, value in row.items() if name not in read and isinstance(value, ANSWER)}
 
 
 def main() -> None:

@@ -360,6 +360,46 @@ def test_seeds_from_parquet_and_jsonl(tmp_path):
     ]
 
 
+def test_chats_of_both_versions_of_mm_eureka_become_seeds(tmp_path):
+    write_jpegs(tmp_path, "pictures/k12/3.jpg", "pictures/4 b.jpg")
+    first = [{"role": "system", "content": "Think first."}, {"role": "user", "content": "<image>\nWhat is x?"}]
+    text_only = [{"role": "user", "content": "<image>\nWhat is 1 + 1?"}]
+    parts = [{"type": "image", "image": "file:///data/4%20b.jpg"}, {"type": "text", "text": "And y?"}]
+    rows = [
+        {"id": "0", "conversations": first, "answer": "40", "image_urls": ["file:///home/a/k12/3.jpg"], "grade": 9},
+        {"id": "1", "conversations": text_only, "answer": "2", "image_urls": ["file:///home/examples/blank.png"]},
+        {"id": "2", "message": json.dumps([{"role": "user", "content": parts}]), "answer": 3},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out/seed.json"
+    args = ["--input", tmp_path / "rows.jsonl", "--output_file", out, "--image_dir", tmp_path / "out/images"]
+    done = run_forked("data_pipeline/prepare_seeds.py", *args, "--image_root", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text()) == [
+        {"id": "0", "question": "What is x?", "correct_answer": "40", "grade": 9}
+        | {"image_path": "../pictures/k12/3.jpg"},
+        {"id": "1", "question": "What is 1 + 1?", "correct_answer": "2", "image_path": None},
+        {"id": "2", "question": "And y?", "correct_answer": 3, "image_path": "../pictures/4 b.jpg"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"),
+    [
+        ({"message": "[{"}, "field 'message': is not JSON"),
+        ({"message": "{}"}, "field 'message': is not a list of turns"),
+        ({"conversations": []}, "field 'conversations': has 0 turns of the user, not one"),
+        ({"conversations": [{"role": "user", "content": [{"type": "audio"}]}]}, "a part is neither text nor a picture"),
+        ({"conversations": [{"role": "user", "content": "a <image>"}], "image_urls": ["file:///x/3.jpg"]}, "3.jpg"),
+    ],
+)
+def test_a_chat_that_cannot_be_read_is_named(tmp_path, chat, said):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "7", "answer": "1", **chat}) + "\n")
+    args = ["--input", tmp_path / "rows.jsonl", "--output_file", tmp_path / "o.json", "--image_dir", tmp_path]
+    done = run_forked("data_pipeline/prepare_seeds.py", *args)
+    assert done.returncode == 2 and said in done.stderr and "id 7" in done.stderr, done.stderr
+
+
 # ---------------------------------------------------------------- the layouts of GitHub repositories
 
 

@@ -1,6 +1,8 @@
 """The losses and advantages of stage 7 against values worked out by hand, gradients included."""
 
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,3 +173,54 @@ def test_an_own_algorithm_is_one_more_row(monkeypatch):
     losses = token_loss("own", OLD + LOG, OLD, ADVANTAGE)
     torch.testing.assert_close(losses, LOG * ADVANTAGE[:, None])
     assert reduce("own", losses, torch.ones(2, 3), [0, 0]).item() == pytest.approx(losses.mean().item())
+
+
+# ---------------------------------------------------------------- another implementation, where it is installed
+
+
+class TrlTrainer(SimpleNamespace):
+    """What TRL's `_compute_loss` asks of its trainer: our log-probabilities, its default settings, nowhere to log."""
+
+    def __init__(self, logprobs, **settings):
+        same = SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, gather_for_metrics=lambda x: x)
+        same.num_processes = 1
+        super().__init__(
+            _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, torch.zeros_like(logprobs), None),
+            model=torch.nn.Identity(),
+            accelerator=same,
+            _metrics=defaultdict(lambda: defaultdict(list)),
+            args=SimpleNamespace(delta=settings.pop("delta", None)),
+            **{"top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "importance_sampling_level": "token"},
+            **{"epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.0, "loss_type": "grpo", "use_vllm": False},
+            **{"aux_loss_enabled": False, "_entropy_bonus_enabled": False, "use_adaptive_entropy": False},
+            current_gradient_accumulation_steps=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer", "tokens", "delta"),
+    [
+        ("grpo", "GRPOTrainer", 6, None),
+        ("grpo_dual_clip", "GRPOTrainer", 6, 3.0),
+        ("rloo", "RLOOTrainer", 1, None),  # TRL's ratio is of the whole answer: the same where that is one token
+    ],
+)
+def test_losses_and_gradients_are_those_of_trl(name, trainer, tokens, delta):
+    trl = pytest.importorskip("trl", reason="trl is not installed")
+    torch.manual_seed(0)
+    old, lengths = torch.randn(5, tokens), torch.randint(1, tokens + 1, (5, 1))
+    mask, weights = torch.arange(tokens)[None] < lengths, torch.randn(5)
+    values = (old + torch.randn(5, tokens)).requires_grad_(True)  # ratios of 0.1 to 10: both clips are at work
+    ours = reduce(name, token_loss(name, values, old, weights), mask, torch.zeros(5))
+    inputs = {
+        "prompt_ids": torch.zeros(5, 0),
+        "prompt_mask": torch.zeros(5, 0),
+        "completion_ids": torch.zeros(5, tokens),
+    }
+    inputs |= {"completion_mask": mask.float(), "advantages": weights, "old_per_token_logps": old}
+    inputs |= {"old_logps": (old * mask).sum(1)}
+    theirs = getattr(trl, trainer)._compute_loss(TrlTrainer(values, delta=delta), None, inputs)
+    torch.testing.assert_close(ours, theirs)
+    mine, yours = (torch.autograd.grad(loss, values)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(mine, yours)
+    assert mine.abs().sum() > 0

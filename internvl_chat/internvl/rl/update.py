@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from internvl.rl.draw import Group
 from internvl.rl.objectives import token_loss, token_weights
 from internvl.train.trainer import flops_of_micro_batch
 from mm_prm.cli import Fault
@@ -30,6 +29,9 @@ from mm_prm.packing import Packed, common_length
 from mm_prm.prm_format import Encoded, Encoder, defuse
 from mm_prm.prm_model import image_tiles, position_hidden, row_tensors
 from mm_prm.prompts import policy_prompt
+
+if TYPE_CHECKING:  # updates need neither a server nor a judge, nor what these import
+    from internvl.rl.draw import Group
 
 CHUNK = 1024  # positions whose logits exist at once: 0.6 GB in float32 with a vocabulary of 150,000
 
