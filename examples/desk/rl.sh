@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 7 at desk scale: the desk policy, made better by rule-based reinforcement learning on problems it has not seen.
 #
-#   bash examples/desk/rl.sh --quick   CPGD, 10 rollouts of 16 prompts x 8 answers: 4 to 6 minutes on 2 CPU cores
+#   bash examples/desk/rl.sh --quick   CPGD, 12 rollouts of 16 prompts x 8 answers: 4 to 6 minutes on 2 CPU cores
 #   bash examples/desk/rl.sh           the study of docs/desk_rl.md: 90 runs, about five hours, after quickstart.sh
 #
 # --quick: the policy is that of quickstart.sh (runs/desk/policy) if it is there, else it is made here first. The last line
@@ -42,9 +42,9 @@ quick() {
   fi
   MODEL_PATH=$POLICY SEED_FILE=$DATA/annotate.json OUTPUT_DIR=$RUN/cpgd GPUS=1 CONTEXT=512 PROMPTS=16 UPDATES=4 \
     LEARNING_RATE=2e-4 VLLM_ARGS='--limit-mm-per-prompt {"image":1,"video":0}' \
-    stage "stage 7: 10 rollouts of CPGD (2 to 3 minutes)" "$RUN/cpgd/train_results.json" \
-    sh internvl_chat/shell/internvl2.5/rl/internvl2_5_8b_cpgd.sh --eval_file "$DATA/dev.json" --steps 10 --eval_every 5 \
-    --max_new_tokens 160 --freeze_mlp False --grad_checkpoint False --judge rule --max_mismatch 1e-4
+    stage "stage 7: 12 rollouts of CPGD (2 to 3 minutes)" "$RUN/cpgd/train_results.json" \
+    sh internvl_chat/shell/internvl2.5/rl/internvl2_5_8b_cpgd.sh --eval_file "$DATA/dev.json" --steps 12 --eval_every 6 \
+    --lr_scheduler_type constant --max_new_tokens 160 --freeze_mlp False --grad_checkpoint False --judge rule --max_mismatch 1e-4
   "$PYTHON" examples/desk/rl_report.py --run_dir "$RUN/cpgd" --least 75
 }
 

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs
 from transformers import set_seed
+from transformers.utils import logging
 
 from internvl.rl.advantages import ADVANTAGES
 from internvl.rl.loop import Run
@@ -304,6 +305,8 @@ def main() -> None:
         print(f"{args.output_dir}: finished already; another --output_dir trains anew")
         return
     set_seed(args.seed)
+    logging.set_verbosity_error()  # weights are written in every step, each time with a bar and a line about tied ones
+    logging.disable_progress_bar()
     problems, held_out = read_problems(args)
     hidden = load_config(args.model_name_or_path).text_config.hidden_size
     accelerator = make_accelerator(args, hidden)
