@@ -3,7 +3,7 @@
 #
 #   bash benchmarks/gpu.sh                        under 9 minutes on one GPU; results in runs/gpu
 #   bash benchmarks/gpu.sh --output_dir DIR       elsewhere
-#   bash benchmarks/gpu.sh --tiny                 all of it at toy size, on a CPU: 3 minutes; shows that it runs
+#   bash benchmarks/gpu.sh --tiny                 all of it at toy size, on a CPU: 11 minutes; shows that it runs
 #
 # Needs torch, transformers, accelerate, peft, timm and safetensors and runs from the checkout as it is, nothing installed.
 # Every part is a process with a time limit of its own; one that fails or is cut off costs the others nothing.

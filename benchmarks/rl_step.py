@@ -49,45 +49,50 @@ from mm_prm.prm_model import row_tensors
 from mm_prm.records import Problem, read_jsonl, read_seed, write_json
 
 ROOT = Path(__file__).parent.parent
-ANSWERS, ANSWER = 8, 400
+ANSWERS = 8
 PARTS = ("draw", "weigh", "old", "update", "sync")
 
 # ---------------------------------------------------------------- the update
+
+
+def answer_tokens(shape: str) -> int:
+    return 50 if shape == "tiny" else 400
 
 
 def prompt_and_answers(shape: str) -> tuple[list[int], Tensor]:
     """Ids of the prompt; of the answers, [answers, tokens]."""
     generator = torch.Generator().manual_seed(0)
     question = torch.randint(100, 20000, (QUESTION,), generator=generator).tolist()
-    answers = torch.randint(100, 20000, (ANSWERS, ANSWER), generator=generator)
+    answers = torch.randint(100, 20000, (ANSWERS, answer_tokens(shape)), generator=generator)
     return [3] * (TILES * tile(shape)[1]) + question, answers
 
 
-def loss_of(logprobs: Tensor) -> Tensor:
-    """CPGD's, half of the answers good. logprobs: [answers, tokens]."""
-    advantages = torch.tensor([1.0, -1.0], device=logprobs.device).repeat(len(logprobs))[: len(logprobs)]
-    return token_loss("cpgd", logprobs, logprobs.detach(), advantages).sum() / (ANSWERS * ANSWER)
+def loss_of(logprobs: Tensor, first: int = 0) -> Tensor:
+    """CPGD's, every other answer good. logprobs: [answers, tokens]; first: number of the first of them."""
+    advantages = torch.tensor([(-1.0) ** number for number in range(first, first + len(logprobs))])
+    losses = token_loss("cpgd", logprobs, logprobs.detach(), advantages.to(logprobs.device))
+    return losses.sum() / (ANSWERS * logprobs.shape[1])
 
 
 def released(model: Any, prompt: list[int], answers: Tensor, pixels: Tensor) -> Tensor:
     """[answers, tokens]."""
     found = []
-    for answer in answers:
+    for number, answer in enumerate(answers):
         ids = torch.tensor([prompt + answer.tolist()], device=pixels.device)
         hidden = model.model(input_ids=ids, pixel_values=pixels, use_cache=False).last_hidden_state
         logits = F.linear(hidden, model.lm_head.weight).float()[0, len(prompt) - 1 : -1]
         logprobs = logits.log_softmax(-1).gather(1, answer.to(pixels.device)[:, None])[:, 0]
-        loss_of(logprobs[None]).backward()
+        loss_of(logprobs[None], number).backward()
         found.append(logprobs.detach())
     return torch.stack(found)
 
 
 def ours(model: Any, prompt: list[int], answers: Tensor, pixels: Tensor) -> Tensor:
     """[answers, tokens]."""
-    row, before = Packed(), len(prompt) - 1
-    row.add([Encoded(prompt + answer.tolist(), list(range(before, before + ANSWER))) for answer in answers])
+    row, before, length = Packed(), len(prompt) - 1, answers.shape[1]
+    row.add([Encoded(prompt + answer.tolist(), list(range(before, before + length))) for answer in answers])
     inputs = {name: tensor.to(pixels.device) for name, tensor in row_tensors(row, [pixels]).items()}
-    found = model(**inputs, targets=answers.flatten().to(pixels.device), temperature=1.0)[:, 0].view(ANSWERS, ANSWER)
+    found = model(**inputs, targets=answers.flatten().to(pixels.device), temperature=1.0)[:, 0].view(answers.shape)
     loss_of(found).backward()
     return found.detach()
 
@@ -110,10 +115,10 @@ def update(args: argparse.Namespace) -> None:
     apart = (seen["ours"] - seen["released"]).abs().max().item() if len(seen) == 2 else float("nan")
     print(f"\n{args.shape}, {args.dtype}, largest difference of a log-probability {apart:.1e}\n")
     print("| row | answers/s | ratio | peak GiB | MFU |\n|---|---|---|---|---|")
-    tokens, top = len(prompt) + ANSWERS * ANSWER, peak_flops()
+    tokens, top = len(prompt) + answers.numel(), peak_flops()
     rows = {}
     for name, (seconds, memory) in best.items():
-        work = (len(prompt) + ANSWER) * ANSWERS, TILES * ANSWERS
+        work = len(prompt) * ANSWERS + answers.numel(), TILES * ANSWERS
         flops = flops_of_micro_batch(model, *(work if name == "released" else (tokens, TILES)))
         rows[name] = {"answers_per_second": ANSWERS / seconds, "ratio": best["released"][0] / seconds}
         rows[name] |= {"peak_gib": memory, **({"mfu": flops / seconds / top} if top else {})}

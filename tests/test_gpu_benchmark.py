@@ -14,14 +14,14 @@ from gpu_report import markdown
 def test_the_parts_run_at_toy_size(tmp_path):
     """Protects the quarter of an hour on a GPU from a script that does not start. 3 minutes."""
     # All but those that differ from another in flags alone, and the profile
-    parts = "packing attention train_8b score_8b desk scores converted"
+    parts = "packing rl attention train_8b score_8b desk scores converted"
     env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "2", "PARTS": parts}
     command = ["bash", "benchmarks/gpu.sh", "--tiny", "--output_dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=2400)
     found = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert done.returncode == 0 and {part["outcome"] for part in found.values()} == {"done"}, done.stdout
     assert list(found) == parts.split()
-    for name in ("packing", "attention", "desk", "scores", "converted"):
+    for name in ("packing", "rl", "attention", "desk", "scores", "converted"):
         assert found[name]["result"]["ok"] and found[name]["result"]["rows"], name
     assert found["train_8b"]["result"]["bfloat16"][0]["labels_per_second"] > 0
     assert found["score_8b"]["result"]["bfloat16"]["largest_difference"] < 0.05

@@ -307,6 +307,7 @@ def main() -> None:
     set_seed(args.seed)
     logging.set_verbosity_error()  # weights are written in every step, each time with a bar and a line about tied ones
     logging.disable_progress_bar()
+    logging.get_logger("accelerate.utils.other").setLevel("ERROR")  # the same line for every checkpoint
     problems, held_out = read_problems(args)
     hidden = load_config(args.model_name_or_path).text_config.hidden_size
     accelerator = make_accelerator(args, hidden)
