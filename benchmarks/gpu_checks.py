@@ -7,7 +7,7 @@ Each writes <output_dir>/<part>.json, {"ok", "rows", "text"}, and ends with
 exit code 1 when its check fails. Without a GPU it compares the CPU with itself.
 
     packing     packed loss and gradients against one path per sequence
-    rl          stage 7: a packed row's gradients against one answer per sequence
+    rl          stage 7: packed gradients against one answer per sequence
     attention   segments, flex_attention, a dense mask, one path per call:
                 values, gradients, milliseconds by length
     profile     where the time of a packed training step goes

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -140,8 +141,8 @@ def flags_of_a_run(args: argparse.Namespace) -> argparse.Namespace:
     return make_parser().parse_args([*map(str, given), "--max_new_tokens", str(args.max_new_tokens)])
 
 
-async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace) -> int:
-    """The same requests without log-probabilities, ids and judge, their bodies made beforehand; returns tokens."""
+async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace, **more: bool) -> int:
+    """The same requests, sent without anything around them: no verdicts, replies only counted. Returns tokens."""
     import httpx  # here and below: what a machine without a server may lack
     from internvl.rl.outside import Outside
 
@@ -151,7 +152,7 @@ async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace) ->
         policy = outside.drawer.client.for_problem(problem)
         policy.calls = draw
         body = {"model": "policy", "messages": policy.messages([]), "n": args.rollouts, "temperature": 1, "top_p": 1}
-        bodies.append(body | {"max_tokens": args.max_new_tokens, "seed": policy.next_seed(), "top_k": -1})
+        bodies.append(body | more | {"max_tokens": args.max_new_tokens, "seed": policy.next_seed(), "top_k": -1})
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=None, trust_env=False, limits=limits) as client:
         url = os.environ["POLICY_ENDPOINT"].split(",")[0] + "/chat/completions"
@@ -160,26 +161,33 @@ async def bare(problems: list[tuple[Problem, int]], args: argparse.Namespace) ->
 
 
 def draws(args: argparse.Namespace) -> None:
-    """Both ways in turn, every round other problems and seeds, so that no cache helps the second."""
+    """All ways in turn, every time other problems and seeds, so that no cache helps the later ones."""
     from internvl.rl.outside import Outside
 
     problems, outside = read_seed(args.problems)[0], Outside(flags_of_a_run(args))
-    rates: dict[str, list[float]] = {"ceiling": [], "ours": []}
-    for turn in range(2 * args.rounds + 2):
+    ways: dict[str, Callable[[list[tuple[Problem, int]]], int]] = {
+        "ceiling: bare requests": lambda asked: asyncio.run(bare(asked, args)),
+        "bare, with log-probabilities and ids": lambda asked: asyncio.run(
+            bare(asked, args, logprobs=True, return_token_ids=True)
+        ),
+        "stage 7": lambda asked: tokens_of(outside.wait(outside.drawer.groups(asked, args.rollouts))),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn, name in enumerate([*ways] * (args.rounds + 1)):
         start = turn * args.prompts % max(1, len(problems) - args.prompts)
         asked = [(problem, turn) for problem in problems[start : start + args.prompts]]
         began = time.perf_counter()
-        if turn % 2:
-            groups = outside.wait(outside.drawer.groups(asked, args.rollouts))
-            tokens = sum(len(answer.ids) for group in groups if group for answer in group.answers)
-        else:
-            tokens = asyncio.run(bare(asked, args))
-        if turn > 1:  # the first of each warms up
-            rates["ours" if turn % 2 else "ceiling"].append(tokens / (time.perf_counter() - began))
+        tokens = ways[name](asked)
+        rates[name].append(tokens / (time.perf_counter() - began))
     print(f"\n{args.prompts} prompts x {args.rollouts} answers, {args.rounds} rounds\n")
     print("| draws | tokens/s | ratio |\n|---|---|---|")
-    for name, found in rates.items():
-        print(f"| {name} | {fmean(found):,.0f} | {fmean(found) / fmean(rates['ceiling']):.2f} |")
+    means = {name: fmean(found[1:]) for name, found in rates.items()}  # the first of each warms up
+    for name, rate in means.items():
+        print(f"| {name} | {rate:,.0f} | {rate / next(iter(means.values())):.2f} |")
+
+
+def tokens_of(groups: list[Any]) -> int:
+    return sum(len(answer.ids) for group in groups if group for answer in group.answers)
 
 
 def syncs(args: argparse.Namespace) -> None:

@@ -194,11 +194,12 @@ def test_logprobs_in_chunks_are_those_of_the_whole():
 
     from internvl.rl.update import head_logprobs
 
-    chunked = head_logprobs(SimpleNamespace(weight=weight), hidden, targets, 0.7)
+    chunked = head_logprobs(SimpleNamespace(weight=weight), hidden, targets, 0.7, True)
     logits = (hidden @ weight.T / 0.7).log_softmax(-1)
     torch.testing.assert_close(chunked[:, 0], logits[torch.arange(len(hidden)), targets], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(chunked[:, 1], -(logits.exp() * logits).sum(-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(chunked[:5], chunk_logprobs(weight, hidden[:5], targets[:5], 0.7))
+    torch.testing.assert_close(chunked[:5], chunk_logprobs(weight, hidden[:5], targets[:5], 0.7, True))
+    torch.testing.assert_close(chunked[:5, :1], chunk_logprobs(weight, hidden[:5], targets[:5], 0.7, False))
     ours = torch.autograd.grad(chunked[:, 0].sum(), (weight, hidden))
     whole = torch.autograd.grad(logits[torch.arange(len(hidden)), targets].sum(), (weight, hidden))
     torch.testing.assert_close(ours, whole, atol=1e-4, rtol=1e-4)

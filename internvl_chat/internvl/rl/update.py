@@ -39,28 +39,38 @@ CHUNK = 1024  # positions whose logits exist at once: 0.6 GB in float32 with a v
 # ---------------------------------------------------------------- log-probabilities of the drawn tokens
 
 
-def chunk_logprobs(weight: Tensor, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Log-probability of each target and the entropy at its place, float32: [positions, 2]."""
-    logits = F.linear(hidden, weight).float() / temperature
-    normaliser = logits.logsumexp(dim=-1)
-    logprobs = logits.gather(1, targets[:, None])[:, 0] - normaliser
+def chunk_logprobs(weight: Tensor, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> Tensor:
+    """Log-probability of each target, and where asked for the entropy at its place, float32: [positions, 1 or 2]."""
+    logits = F.linear(hidden, weight).float()
+    if temperature != 1:
+        logits = logits / temperature
+    logprobs = -F.cross_entropy(logits, targets, reduction="none")  # one pass forwards and one backwards
+    if not entropy:
+        return logprobs[:, None]
     with torch.no_grad():
-        entropy = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
-    return torch.stack([logprobs, entropy], dim=1)
+        normaliser = logits.gather(1, targets[:, None])[:, 0] - logprobs
+        spread = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
+    return torch.stack([logprobs, spread], dim=1)
 
 
-def head_logprobs(self: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def head_logprobs(self: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> Tensor:
     """chunk_logprobs of all positions. In one forward of the head, so that ZeRO-3 gathers its weight as often on every
-    process, however long its row is. hidden: [positions, width]; returns [positions, 2]."""
+    process, however long its row is. hidden: [positions, width]; returns [positions, 1 or 2]."""
     pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
     return torch.cat(
-        [checkpoint(chunk_logprobs, self.weight, h, ids, temperature, use_reentrant=False) for h, ids in pieces]
+        [
+            checkpoint(chunk_logprobs, self.weight, h, ids, temperature, entropy, use_reentrant=False)
+            for h, ids in pieces
+        ]
     )
 
 
-def drawn_logprobs(self: Any, *, targets: Tensor, temperature: float, **row: Tensor) -> Tensor:
-    """row: what `position_hidden` takes; targets: the id drawn after every wanted position. Returns [positions, 2]."""
-    return self.lm_head(position_hidden(self, **row), targets, temperature)
+def drawn_logprobs(
+    self: Any, *, targets: Tensor, temperature: float = 1.0, entropy: bool = False, **row: Tensor
+) -> Tensor:
+    """row: what `position_hidden` takes; targets: the id drawn after every wanted position. Returns [positions, 1], or
+    with the entropy [positions, 2]."""
+    return self.lm_head(position_hidden(self, **row), targets, temperature, entropy)
 
 
 def with_drawn_logprobs(model: Any) -> Any:
@@ -173,19 +183,19 @@ class Learner:
         self.dtype = next(model.parameters()).dtype
         self.model.train()
 
-    def forward(self, model: Any, row: Row) -> Tensor:
-        """Log-probability and entropy at every drawn token: [positions, 2]."""
+    def forward(self, model: Any, row: Row, entropy: bool = False) -> Tensor:
+        """Log-probability, and the entropy where asked for, at every drawn token: [positions, 1 or 2]."""
         inputs = {
             name: tensor.to(self.accelerator.device, self.dtype if tensor.is_floating_point() else None)
             for name, tensor in row.inputs.items()
         }
-        return model(**inputs, temperature=self.objective.temperature)
+        return model(**inputs, temperature=self.objective.temperature, entropy=entropy)
 
     @torch.no_grad()
     def old(self, rows: Sequence[Row]) -> dict[str, float]:
         """Fill in what the policy that drew the answers says to them. Returns what this process saw."""
         for row in rows:
-            row.old, row.entropy = self.forward(self.model, row).float().cpu().unbind(dim=1)
+            row.old, row.entropy = self.forward(self.model, row, entropy=True).float().cpu().unbind(dim=1)
             if self.reference is not None:
                 row.reference = self.forward(self.reference, row)[:, 0].float().cpu()
         apart = torch.cat([(row.served - row.old).abs() for row in rows])
