@@ -226,7 +226,7 @@ def test_trap_the_engine_dies_of_a_picture_seen_before(desk, served, problems, t
     folder = side.train(tmp_path / "new", 5)
     sync(url, folder, without={"/reset_encoder_cache"})
     with pytest.raises((Unreachable, openai.APIError)):
-        print("mismatch", side.mismatch())
+        side.mismatch()
     assert not is_healthy(port)
 
 
