@@ -70,8 +70,15 @@ class Journal:
             os.close(handle)
 
     def _read(self) -> bytes:
+        os.lseek(self.handle, 0, os.SEEK_SET)
         with open(self.handle, "rb", closefd=False) as file:
             return file.read()
+
+    def keep(self, count: int) -> None:
+        """Cut off all but the first `count` rows."""
+        lines = self._read().splitlines(keepends=True)[: max(count, 0)]
+        os.ftruncate(self.handle, sum(map(len, lines)))
+        del self.rows[max(count, 0) :]
 
     def append(self, *rows: Any) -> None:
         """Write rows and flush them to disk. They are not added to `rows`."""

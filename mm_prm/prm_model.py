@@ -79,16 +79,11 @@ def packed_mask(subtree_end: Tensor) -> BlockMask:
 
 
 def with_pictures(
-    self: InternVLForConditionalGeneration, embedded: Tensor, input_ids: Tensor, pixel_values: Tensor
+    self: InternVLForConditionalGeneration, embedded: Tensor, places: Tensor, pixel_values: Tensor
 ) -> Tensor:
-    """The pictures' features in place of the row's first image tokens, as many as there are features.
-
-    A policy may have drawn that token as well: behind the pictures it is a token like any other, to the server too,
-    while the stock forward wants a feature for each. embedded: [1, tokens, width]; input_ids: [1, tokens].
-    """
+    """The pictures' features in the places of their tokens. embedded: [1, tokens, width]; places: [image tokens]."""
     features = self.model.get_image_features(pixel_values=pixel_values).pooler_output.flatten(0, -2)
-    places = (input_ids[0] == self.config.image_token_id).nonzero()[: len(features), 0]
-    if len(places) < len(features):
+    if len(places) != len(features):
         raise ValueError(f"{len(features)} image features for {len(places)} image tokens")
     return embedded.index_copy(1, places, features[None].to(embedded.dtype))
 
@@ -100,17 +95,22 @@ def position_hidden(
     subtree_end: Tensor,
     columns: Tensor,
     pixel_values: Tensor | None = None,
+    image_places: Tensor | None = None,
 ) -> Tensor:
     """The last layer's states at some positions of a packed row.
 
     input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
-    pixel_values: [tiles of all images, 3, height, width]. Returns [positions, width].
+    pixel_values: [tiles of all images, 3, height, width]; image_places: [image tokens], where their features belong, by
+    default wherever the image token is: a policy may have drawn it as well, and then it is a token like any other, to
+    the server too. Returns [positions, width].
     """
     flex = self.config.text_config._attn_implementation == "flex_attention"
     layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
     embedded = self.get_input_embeddings()(input_ids)
     if pixel_values is not None:
-        embedded = with_pictures(self, embedded, input_ids, pixel_values)
+        if image_places is None:
+            image_places = (input_ids[0] == self.config.image_token_id).nonzero()[:, 0]
+        embedded = with_pictures(self, embedded, image_places, pixel_values)
     elif torch.distributed.is_initialized():
         # DeepSpeed adds up gradients, and ZeRO-3 gathers weights, in the order in which they come up: every process
         # must use the same parts in the same order, so a row without pictures looks at a blank one in their place.

@@ -7,6 +7,7 @@ import random
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,18 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from conftest import ROOT, Forked, run_forked
 from internvl.rl.advantages import advantages
 from internvl.rl.draw import Answer, Group
+from internvl.rl.loop import Run
 from internvl.rl.objectives import ALGORITHMS, reduce, token_loss
-from internvl.rl.update import CHUNK, Learner, Objective, RowMaker, chunk_logprobs, means_in, with_drawn_logprobs
+from internvl.rl.update import (
+    CHUNK,
+    Learner,
+    Objective,
+    RowMaker,
+    chunk_logprobs,
+    head_logprobs,
+    means_in,
+    with_drawn_logprobs,
+)
 from PIL import Image
 from safetensors.torch import load_file
 from test_serve_policy import free_port
@@ -106,8 +117,10 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", ["cpgd", "grpo"])
-def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(desk, processor, seeds, accelerator, name):
+@pytest.mark.parametrize(("name", "prompts"), [("cpgd", 1), ("grpo", 1), ("cpgd", 2), ("grpo", 3)])
+def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(
+    desk, processor, seeds, accelerator, name, prompts
+):
     problems, _ = read_seed(seeds / "seed.json")
     groups = [group_of(processor, problem, 5) for problem in problems[:3]]
     rewards = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
@@ -133,12 +146,13 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(desk, pro
     learner = Learner(accelerator, model, optimizer, Objective(name, PARAMETERS))
     means, total = means_in(name, groups), 0.0
     assert means == (3 if name == "cpgd" else 14)
-    for number, group in enumerate(groups):
-        row = maker(group)
-        alone = sum(len(group.prompt_ids) + len(answer.ids) for answer in group.answers)
+    for first in range(0, 3, prompts):
+        together = groups[first : first + prompts]
+        row = maker(*together)
+        alone = sum(len(group.prompt_ids) + len(answer.ids) for group in together for answer in group.answers)
         assert row.inputs["input_ids"].shape[1] < 0.5 * alone
-        row.old = torch.cat(old[5 * number : 5 * number + 5])
-        total += learner.backward(row, means, last=number == 2)["loss"]
+        row.old = torch.cat(old[5 * first : 5 * (first + prompts)])
+        total += learner.backward(row, means, last=first + prompts >= 3)["loss"]
     assert total == pytest.approx(loss.item(), abs=1e-5)
     ours, reference = gradients(model), gradients(stock)
     assert ours.keys() == reference.keys()
@@ -168,9 +182,9 @@ def test_what_the_trainer_says_of_a_row(desk, processor, seeds, accelerator):
 
 
 def test_an_image_token_that_the_policy_has_drawn_is_a_token_like_any_other(desk, processor, seeds):
-    group = group_of(processor, read_seed(seeds / "seed.json")[0][1], 2)
+    group, other = (group_of(processor, problem, 2) for problem in read_seed(seeds / "seed.json")[0][1:3])
     group.answers[0].ids[1] = processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    row = RowMaker(processor, "tags")(group)
+    row = RowMaker(processor, "tags")(group, other)  # the other prompt's picture comes behind that token
     ours = with_drawn_logprobs(load_model(str(desk), torch.float32))
     stock = InternVLForConditionalGeneration.from_pretrained(desk)
     ids = torch.tensor([group.prompt_ids + group.answers[0].ids])
@@ -179,21 +193,20 @@ def test_an_image_token_that_the_policy_has_drawn_is_a_token_like_any_other(desk
         embedded = stock.get_input_embeddings()(ids)
         at = group.prompt_ids.index(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
         embedded[0, at : at + 16] = stock.model.get_image_features(
-            pixel_values=row.inputs["pixel_values"]
+            pixel_values=row.inputs["pixel_values"][:1]
         ).pooler_output
         logits = stock(inputs_embeds=embedded).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
     expected = logits.gather(1, torch.tensor(group.answers[0].ids)[:, None])[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        alone = ours(**RowMaker(processor, "tags")(other).inputs)
+        torch.testing.assert_close(ours(**row.inputs)[sum(row.lengths[:2]) :], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_logprobs_in_chunks_are_those_of_the_whole():
     torch.manual_seed(0)
     weight, hidden = torch.randn(50, 8, requires_grad=True), torch.randn(2 * CHUNK + 3, 8, requires_grad=True)
     targets = torch.randint(50, (len(hidden),))
-    from types import SimpleNamespace
-
-    from internvl.rl.update import head_logprobs
-
     chunked = head_logprobs(SimpleNamespace(weight=weight), hidden, targets, 0.7, True)
     logits = (hidden @ weight.T / 0.7).log_softmax(-1)
     torch.testing.assert_close(chunked[:, 0], logits[torch.arange(len(hidden)), targets], atol=1e-5, rtol=1e-5)
@@ -273,7 +286,18 @@ class Policy:
 def flags(desk, seeds, policy, output, *more):
     return [
         *("--model_name_or_path", desk, "--seed_file", seeds / "seed.json", "--output_dir", output),
-        *("--policy_endpoint", policy.url, "--prompts", 4, "--rollouts", 4, "--updates_per_rollout", 2, "--steps", 3),
+        *(
+            "--policy_endpoint",
+            policy.url,
+            "--prompts",
+            4,
+            "--rollouts",
+            4,
+            "--updates_per_rollout",
+            2,
+            "--steps",
+            3,
+        ),
         *("--learning_rate", 1e-3, "--max_mismatch", 100, "--weights_dir", output.parent, "--judge", "rule"),
         *more,
     ]
@@ -366,6 +390,51 @@ def test_a_stopped_run_goes_on_with_the_same_steps(desk, processor, seeds, train
     assert_same(weights_of(folder), weights_of(whole), atol=0, rtol=0)
 
 
+def test_an_evaluation_that_was_cut_off_is_made_up_for(desk, processor, seeds, trained, tmp_path):
+    whole, _, _ = trained
+    folder = tmp_path / "stopped"
+    more = ("--eval_file", seeds / "held_out.json", "--eval_every", 2, "--max_outage", 0, "--save_every", 3)
+    counted = []
+    with Policy(processor, down=lambda request: counted.append(request) or len(counted) > 2 + 4 + 4) as down:
+        done = run_forked(SCRIPT, *flags(desk, seeds, down, folder, *more))  # gone in the second step's evaluation
+    assert done.returncode == 3 and "2 of 3 steps done" in done.stderr, done.stderr[-3000:]
+    assert [row["step"] for row in steps_of(folder)] == [0, 1, 2] and "pass_at_1" not in steps_of(folder)[2]
+    with Policy(processor) as policy:
+        done = run_forked(SCRIPT, *flags(desk, seeds, policy, folder, *more))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert steps_of(folder) == steps_of(whole)
+
+
+def test_passes_are_over_the_problems_that_drop_solved_leaves(desk, processor, seeds, tmp_path):
+    solved = {"id": "p99", "question": "What is 99 + 0?", "correct_answer": "99"}  # always right
+    seed_file = seeds / "with_solved.json"
+    seed_file.write_text(json.dumps([*json.loads((seeds / "seed.json").read_text()), solved]))
+    with Policy(processor) as policy:
+        more = ("--seed_file", seed_file, "--drop_solved", "--prompts", 2, "--passes", 2)
+        arguments = flags(desk, seeds, policy, tmp_path / "run", *more)
+        at = arguments.index("--steps")
+        done = run_forked(SCRIPT, *arguments[:at], *arguments[at + 2 :])
+    assert done.returncode == 0, done.stderr[-3000:]
+    left = sum(0 < row["accuracy"] < 1 for row in read_jsonl(tmp_path / "run" / "drop_solved.jsonl"))
+    assert 0 < left < 9 and [row["step"] for row in steps_of(tmp_path / "run")] == list(range(1, left + 1))
+
+
+def test_what_a_killed_run_left_in_the_folder_of_weights_is_removed(trained, tmp_path):
+    run = SimpleNamespace(output=tmp_path / "run", weights=tmp_path, done=3)
+    first = Run.new_folder(run)
+    run.done = 4
+    other = Run.new_folder(SimpleNamespace(output=tmp_path / "other", weights=tmp_path, done=4))
+    second = Run.new_folder(run)
+    assert not os.path.exists(first) and os.path.isdir(second) and os.path.isdir(other)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_is_kept(desk, processor, seeds, tmp_path):
+    with Policy(processor) as policy:
+        done = run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / "run", "--learning_rate", 1e20))
+    assert done.returncode == 1 and ("not finite" in done.stderr or "it does not serve" in done.stderr), done.stderr
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
 def test_a_run_is_gone_on_with_as_it_was_begun(desk, processor, seeds, tmp_path):
     folder = tmp_path / "run"
     with Policy(processor, down=lambda request: True) as policy:
@@ -456,6 +525,8 @@ def test_filters_before_and_while_training(desk, processor, seeds, tmp_path):
         (("--bf16", "True"), "--bf16 True needs --deepspeed"),
         (("--freeze_mlp", "yes"), "must be True or False, got yes"),
         (("--temperature", 0), "--temperature must be above 0"),
+        (("--clip", 1), "--clip must be below 1"),
+        (("--accuracy_bounds", 0.9, 0.1), "--accuracy_bounds: LOW is above HIGH"),
         (("--eval_file", "SEED"), "8 of its problems are in"),
     ],
 )

@@ -2,13 +2,14 @@
 # Stage 7 at desk scale: the desk policy, made better by rule-based reinforcement learning on problems it has not seen.
 #
 #   bash examples/desk/rl.sh --quick   CPGD, 12 rollouts of 16 prompts x 8 answers: 4 to 6 minutes on 2 CPU cores
-#   bash examples/desk/rl.sh           the study of docs/desk_rl.md: 90 runs, about five hours, after quickstart.sh
+#   bash examples/desk/rl.sh           the study of docs/desk_rl.md: 87 runs, three to five hours, after quickstart.sh
 #
 # --quick: the policy is that of quickstart.sh (runs/desk/policy) if it is there, else it is made here first. The last line
 # is `pass@1 A -> B %, mismatch M`, on 150 held-out problems; the exit code is 1 when B is below 75 or M above 1e-4.
 #
 # The study: LANES (2) servers and runs side by side, one core each. rl_study.py holds the criterion of collapse and makes
-# tables and figures of what is finished. Run either again after an interruption: what is finished is not done again.
+# tables and figures of what is finished. For machines without a GPU. Run either again after an interruption: what is
+# finished is not done again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 case ${1:-} in
@@ -44,14 +45,15 @@ quick() {
     LEARNING_RATE=2e-4 VLLM_ARGS='--limit-mm-per-prompt {"image":1,"video":0}' \
     stage "stage 7: 12 rollouts of CPGD (2 to 3 minutes)" "$RUN/cpgd/train_results.json" \
     sh internvl_chat/shell/internvl2.5/rl/internvl2_5_8b_cpgd.sh --eval_file "$DATA/dev.json" --steps 12 --eval_every 6 \
-    --lr_scheduler_type constant --max_new_tokens 160 --freeze_mlp False --grad_checkpoint False --judge rule --max_mismatch 1e-4
+    --lr_scheduler_type constant --max_new_tokens 160 --row_prompts 4 --freeze_mlp False --grad_checkpoint False \
+    --judge rule --max_mismatch 1e-4
   "$PYTHON" examples/desk/rl_report.py --run_dir "$RUN/cpgd" --least 75
 }
 
 # ---------------------------------------------------------------- the study
 
 list_runs() { # in the order in which they are done: name, script, seed file, flags
-  local seed algorithm rate mode resets
+  local seed algorithm rate mode
   for seed in 0 1 2; do # all algorithms at the good rate
     for algorithm in cpgd grpo grpo_dual_clip rloo reinforce_plus_plus cpg cpgd_released pgd pg; do
       echo "${algorithm}_2e-4_$seed $SCRIPT annotate --algorithm $algorithm --learning_rate 2e-4 --seed $seed"
@@ -70,10 +72,9 @@ list_runs() { # in the order in which they are done: name, script, seed file, fl
     done
   done
   for seed in 0 1 2; do # the control: few problems, so that prompts come again, with the caches emptied and not
-    for resets in with without; do
-      echo "${resets}_resets_$seed examples/desk/rl_${resets}_resets.py few --algorithm cpgd --learning_rate 2e-4 --seed $seed"
-    done
-  done | sed "s|examples/desk/rl_with_resets.py|$SCRIPT|"
+    echo "with_resets_$seed $SCRIPT few --algorithm cpgd --learning_rate 2e-4 --seed $seed"
+    echo "without_resets_$seed examples/desk/rl_without_resets.py few --algorithm cpgd --learning_rate 2e-4 --seed $seed"
+  done
 }
 
 train() { # name, script, seed file, flags: 12 rollouts, 8 optimizer steps each, at a constant rate
@@ -81,7 +82,7 @@ train() { # name, script, seed file, flags: 12 rollouts, 8 optimizer steps each,
   shift 3
   "$PYTHON" "$script" --model_name_or_path "$POLICY" --seed_file "$seeds" --output_dir "$output" --judge rule \
     --eval_file "$DATA/dev.json" --eval_rollouts 2 --eval_every 3 --steps 12 --save_every 12 --prompts 16 \
-    --updates_per_rollout 8 --lr_scheduler_type constant --max_new_tokens 160 "$@" && rm -rf "$output"/checkpoint-*
+    --updates_per_rollout 8 --row_prompts 2 --lr_scheduler_type constant --max_new_tokens 160 "$@" && rm -rf "$output"/checkpoint-*
 }
 
 load() { # a checkpoint into this lane's server
@@ -99,11 +100,11 @@ candidates() { # name, checkpoint, PRM: 16 for every test problem, scored
 
 circle() { # name, checkpoint: trees of a trained policy, a PRM from them, its own candidates scored by it
   local folder=$RUN/circle/$1
-  load "$2"
-  stage "its trees" "$folder/trees.done" make_trees "$DATA/annotate.json" "$folder" 8 6
-  stage "its labelled paths" "$folder/prm_meta.json" make_rows "$folder/trees" "$DATA" "$folder/prm" --labels_from rollouts
-  stage "its PRM" "$folder/prm/train_results.json" train_prm "$2" "$folder/prm_meta.json" "$folder/prm" 4 5e-4
-  score "$1" "$folder/prm" "$RUN/scored/$1_own.json"
+  load "$2" && stage "its trees" "$folder/trees.done" make_trees "$DATA/annotate.json" "$folder" 8 6 &&
+    stage "its labelled paths" "$folder/prm_meta.json" \
+      make_rows "$folder/trees" "$DATA" "$folder/prm" --labels_from rollouts &&
+    stage "its PRM" "$folder/prm/train_results.json" train_prm "$2" "$folder/prm_meta.json" "$folder/prm" 4 5e-4 &&
+    score "$1" "$folder/prm" "$RUN/scored/$1_own.json"
 }
 
 lane() { # its number: the runs whose turn it is, one after the other, beside its own server
@@ -115,20 +116,23 @@ lane() { # its number: the runs whose turn it is, one after the other, beside it
       { echo "$name: exit code $?, left for the next call"; continue; }
     case $name in
       *_2e-4_[012] | cpgd_[dm]*_[012]) # not the edge, not the control
-        stage "candidates of $name" "$RUN/scored/$name.json" candidates "$name" "$runs/$name" "$PRM" ;;
+        stage "candidates of $name" "$RUN/scored/$name.json" candidates "$name" "$runs/$name" "$PRM" ||
+          { echo "candidates of $name: exit code $?, left for the next call"; continue; } ;;
+    esac
+    case $name in
+      cpgd_2e-4_[012])
+        stage "the circle of $name" "$RUN/scored/${name}_own.json" circle "$name" "$runs/$name" ||
+          echo "the circle of $name: exit code $?, left for the next call" ;;
     esac
   done < <(list_runs | awk -v lane="$1" -v lanes="$LANES" '!seen[$0]++ && n++ % lanes == lane')
-  for name in cpgd_2e-4_0 cpgd_2e-4_1 cpgd_2e-4_2; do
-    [ $((${name##*_} % LANES)) != "$1" ] || stage "the circle of $name" "$RUN/scored/${name}_own.json" circle "$name" "$runs/$name"
-  done
 }
 
 serve_lane() { # its number: this script again, beside a server that takes new weights (as internvl_chat/shell/rl.sh)
-  local port=$((PORT + $1))
-  OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_SERVER_DEV_MODE=1 "$PYTHON" data_pipeline/serve_policy.py \
-    --model "$POLICY" --port "$port" --log "$RUN/logs/server_$1.log" --max-model-len 512 --dtype float32 \
-    --limit-mm-per-prompt '{"image": 1, "video": 0}' --worker-extension-cls internvl.rl.sync.WeightLoader \
-    --logprobs-mode processed_logprobs -- bash examples/desk/rl.sh --lane "$1" </dev/null 2>&1 | tee -a "$RUN/logs/lane_$1.log"
+  export OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_SERVER_DEV_MODE=1
+  exec "$PYTHON" data_pipeline/serve_policy.py --model "$POLICY" --port $((PORT + $1)) --log "$RUN/logs/server_$1.log" \
+    --max-model-len 512 --dtype float32 --limit-mm-per-prompt '{"image": 1, "video": 0}' \
+    --worker-extension-cls internvl.rl.sync.WeightLoader --logprobs-mode processed_logprobs \
+    -- bash examples/desk/rl.sh --lane "$1" </dev/null >>"$RUN/logs/lane_$1.log" 2>&1
 }
 
 study() {
@@ -137,9 +141,18 @@ study() {
   stage "32 of the problems, for the control" "$DATA/few.json" "$PYTHON" -c '
 import json, sys
 json.dump(json.load(open(sys.argv[1]))[:32], open(sys.argv[2], "w"))' "$DATA/annotate.json" "$DATA/few.json"
-  for number in $(seq 0 $((LANES - 1))); do serve_lane "$number" & done
-  wait
+  local number lanes=()
+  for number in $(seq 0 $((LANES - 1))); do
+    serve_lane "$number" &
+    lanes+=($!)
+    echo "== lane $number: $RUN/logs/lane_$number.log"
+  done
+  trap 'kill "${lanes[@]}" 2>/dev/null' EXIT
+  wait "${lanes[@]}" || true
   "$PYTHON" examples/desk/rl_study.py --run_dir "$RUN"
+  local left=0 name
+  while read -r name _; do [ -e "$RUN/runs/$name/train_results.json" ] || left=$((left + 1)); done < <(list_runs | sort -u)
+  [ $left -eq 0 ] || { echo "$left runs are left: run again to go on" >&2; exit 3; }
 }
 
 case ${1:-} in

@@ -174,7 +174,8 @@ def prm_table(runs: Sequence[Run], scored: Path) -> list[str]:
         ours = [run for run in runs if run.is_of("cpgd", GOOD, mode) and run.settings["seed"] < 3]
         if not ours:
             continue
-        scores = f"{fmean(run.last('prm') for run in ours):.2f}" if "prm" in ours[0].steps[-1] else ""
+        found = [run.steps[-1]["prm"] for run in ours if run.steps[-1].get("prm") is not None]
+        scores = f"{fmean(found):.2f}" if found else ""
         names = [run.name for run in ours]
         own = candidate_cells(scored, [f"{name}_own" for name in names], [RULE]) if mode == "none" else [""]
         rows.append(
@@ -259,7 +260,9 @@ def report(run_dir: Path) -> str:
         ("The PRM as a reward", lambda: prm_table(runs, scored)),
         ("Without emptying the caches", lambda: control_table(runs)),
     ]
+    begun = {path.parent.name for path in (run_dir / "runs").glob("*/settings.json")} - {run.name for run in runs}
     lines = [f"{len(runs)} runs; largest mismatch, the control left out: {apart:.1e}", ""]
+    lines += [f"Begun and not finished: {', '.join(sorted(begun))}", ""] if begun else []
     for title, make in parts:
         lines += [f"## {title}", "", *make()]
     draw_curves(runs, run_dir / "curves.png")

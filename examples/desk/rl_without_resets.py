@@ -2,22 +2,32 @@
 
     python examples/desk/rl_without_resets.py ...   # flags of internvl_chat_rl.py
 
-The prefix cache is not emptied when new weights come, and the bound on the
-difference of served and trained log-probabilities, which would stop such a
-run, is lifted.
+The prefix cache is emptied before training, and not when new weights come
+later; the bound on the difference of served and trained log-probabilities,
+which would stop such a run, is lifted.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from pathlib import Path
 
 from internvl.rl import sync
 from internvl.train import internvl_chat_rl
 
 from mm_prm import cli
 
-sync.reload = partial(sync.reload, without={"/reset_prefix_cache"})
+careful = sync.reload
+seen: set[str] = set()
+
+
+async def careless(url: str, folder: str | Path) -> None:
+    """The first sync clears away what another run has left."""
+    await careful(url, folder, without={"/reset_prefix_cache"} if url in seen else ())
+    seen.add(url)
+
+
+sync.reload = careless  # type: ignore[assignment]
 
 if __name__ == "__main__":
     sys.argv += ["--max_mismatch", "1e9"]

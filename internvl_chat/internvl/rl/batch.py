@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -27,8 +28,12 @@ class Stream:
 
     def __getitem__(self, position: int) -> Problem:
         passed, place = divmod(position, len(self.problems))
-        order = random.Random(f"{self.seed} {passed}").sample(range(len(self.problems)), len(self.problems))
-        return self.problems[order[place]]
+        return self.problems[order_of(self.seed, passed, len(self.problems))[place]]
+
+
+@lru_cache(maxsize=2)
+def order_of(seed: int, passed: int, count: int) -> list[int]:
+    return random.Random(f"{seed} {passed}").sample(range(count), count)
 
 
 @dataclass

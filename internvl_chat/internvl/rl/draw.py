@@ -58,6 +58,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # none of them runs on behind the caller's back
 
 
 def read_answer(choice: dict[str, Any], step_format: str) -> Answer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +80,7 @@ class Run:
         self.args, self.learner, self.processes, self.outside = args, learner, processes, outside
         self.rows, self.prm = rows, prm
         self.output, self.weights = Path(args.output_dir), Path(args.weights_dir)
-        self.done = self.position = 0
+        self.done = self.saved = self.position = 0  # saved: the step of the newest checkpoint
         self.first_pass_at_1: float | None = None
         self.shown: deque[tuple[int, Sequence[Group]]] = deque(maxlen=SHOWN_STEPS)
 
@@ -98,7 +98,7 @@ class Run:
         with clock.part("weigh"):
             self.weigh(batch.groups)
         with clock.part("old"):
-            rows = [[self.rows(group) for group in mine] for mine in self.mine(batch.groups)]
+            rows = [self.rows_of(mine) for mine in self.mine(batch.groups)]
             seen = self.old(rows)
         with clock.part("update"):
             updates = self.update(batch.groups, rows)
@@ -129,6 +129,11 @@ class Run:
         """This process's share of each optimizer step."""
         return [part[self.processes.rank :: self.processes.count] for part in self.per_update(groups)]
 
+    def rows_of(self, groups: Sequence[Group]) -> list[Row]:
+        """Of --row_prompts prompts each: as many on every process, as ZeRO-3 needs it."""
+        size = self.args.row_prompts
+        return [self.rows(*groups[start : start + size]) for start in range(0, len(groups), size)]
+
     def old(self, rows: Sequence[Sequence[Row]]) -> dict[str, float]:
         """The trainer's view of the drawn tokens before the first update. Raises Fault when it is not the server's."""
         parts = self.processes.gather(self.learner.old([row for part in rows for row in part]))
@@ -152,6 +157,8 @@ class Run:
             rate = learning_rate(args, self.done * args.updates_per_rollout + number)
             seen += self.processes.gather(self.learner.step(mine, means_in(args.algorithm, part), rate))
         totals = {name: sum(part[name] for part in seen) for name in ("loss", "clipped", "trained", "flops")}
+        if not all(math.isfinite(part["gradient_norm"]) for part in seen):  # before a checkpoint of it is kept
+            raise Fault(f"step {self.done + 1}: the gradient is not finite; the last checkpoint is from before")
         return {
             "loss": totals["loss"] / len(rows),
             "ratio_max": max(part["ratio_max"] for part in seen),
@@ -163,13 +170,22 @@ class Run:
 
     def sync(self) -> None:
         """The weights to all servers, by a folder that they see."""
-        folder = Path(self.ask(lambda _: tempfile.mkdtemp(dir=self.weights, prefix=f"mm_prm_rl_step_{self.done}_")))
+        folder = Path(self.ask(lambda _: self.new_folder()))
         try:
             self.learner.export(str(folder))
             self.ask(lambda outside: outside.sync(folder))
         finally:
             if self.processes.rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def new_folder(self) -> str:
+        """For this step's weights; what a killed run left there, gigabytes of memory in /dev/shm, is removed."""
+        start = f"mm_prm_rl_{hashlib.md5(str(self.output.absolute()).encode()).hexdigest()[:12]}_"
+        for left in self.weights.glob(f"{start}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = self.weights / f"{start}{self.done}"
+        folder.mkdir()
+        return str(folder)
 
     def speed(self, seconds: dict[str, float], batch: Batch, flops: float) -> dict[str, float]:
         tokens = sum(len(answer.ids) for group in batch.groups for answer in group.answers)
@@ -188,33 +204,55 @@ class Run:
     def train(self, problems: Sequence[Problem], held_out: Sequence[Problem]) -> None:
         """All steps that are left, from the last checkpoint. Raises Unfinished when a server stayed out of reach."""
         self.resume()
-        with self.journal() as log, self.bar() as bar:
+        with self.journal() as log:
             try:
                 self.sync()
                 stream = Stream(self.kept(problems), self.args.seed)
-                if held_out and not self.done:
-                    self.log(log, {"step": 0, **self.evaluate(held_out)})
-                while self.done < self.args.steps:
-                    line = self.step(stream)
-                    self.after(line, log, held_out)
-                    bar.set_postfix_str(f"reward {line['reward']:.3f}, accuracy {line['accuracy']:.1%}", refresh=False)
-                    bar.update()
+                self.set_steps(len(stream.problems))
+                self.make_up(log, held_out)
+                with self.bar() as bar:
+                    while self.done < self.args.steps:
+                        line = self.step(stream)
+                        self.after(line, log, held_out)
+                        shown = f"reward {line['reward']:.3f}, accuracy {line['accuracy']:.1%}"
+                        bar.set_postfix_str(shown, refresh=False)
+                        bar.update()
             except Unreachable as error:
                 self.save()
-                raise Unfinished(f"{self.done} of {self.args.steps} steps done, run again to go on: {error}") from None
+                of = f" of {self.args.steps}" if self.args.steps else ""
+                raise Unfinished(f"{self.done}{of} steps done, run again to go on: {error}") from None
+
+    def set_steps(self, problems: int) -> None:
+        """Where --steps does not say it: as many as --passes over the problems that are trained on take."""
+        args = self.args
+        args.steps = args.steps or max(1, int(args.passes * problems // args.prompts))
+        self.say(f"{problems} problems, {args.steps} steps of {args.prompts} prompts x {args.rollouts} answers")
+
+    def is_due(self, held_out: Sequence[Problem]) -> bool:
+        """Is it the turn of the held-out problems?"""
+        return bool(held_out) and (self.done == self.args.steps or self.done % self.args.eval_every == 0)
+
+    def make_up(self, log: Journal | None, held_out: Sequence[Problem]) -> None:
+        """The first policy's evaluation, or one that the end of the run before has cut off."""
+        rows = self.processes.first_does(lambda: log.rows if log else [])
+        if not self.is_due(held_out) or (rows and "pass_at_1" in rows[-1]):
+            return
+        line = {**(rows[-1] if rows else {"step": 0}), **self.evaluate(held_out)}
+        if log:
+            log.keep(len(rows) - 1)
+        self.log(log, line)
 
     def after(self, line: dict[str, float], log: Journal | None, held_out: Sequence[Problem]) -> None:
         """sync; then, where it is their turn, the held-out problems and a checkpoint. The line is logged anyhow."""
-        args, last = self.args, self.done == self.args.steps
         try:
             started = time.monotonic()
             self.sync()
             line["seconds_sync"] = round(time.monotonic() - started, 3)
-            if held_out and (last or self.done % args.eval_every == 0):
+            if self.is_due(held_out):
                 line |= self.evaluate(held_out)
         finally:
             self.log(log, line)
-        if last or self.done % args.save_every == 0:
+        if self.done == self.args.steps or self.done % self.args.save_every == 0:
             self.save()
 
     def bar(self) -> tqdm:
@@ -254,12 +292,12 @@ class Run:
             yield None
             return
         with Journal(self.output / "steps.jsonl") as log:
-            rows = [row for row in log.rows if row["step"] <= self.done] if self.done else []
-            log.clear()
-            log.append(*rows)
+            log.keep(sum(row["step"] <= self.done for row in log.rows) if self.done else 0)
             self.board = SummaryWriter(str(self.output / "runs"), purge_step=self.done + 1)
-            yield log
-            self.board.close()
+            try:
+                yield log
+            finally:
+                self.board.close()
 
     def log(self, log: Journal | None, line: dict[str, float]) -> None:
         if log is None:
@@ -273,7 +311,7 @@ class Run:
     def save(self) -> None:
         """A checkpoint of everything the next step depends on; the one before it is removed when this one is whole."""
         folder = self.output / f"checkpoint-{self.done}"
-        if not self.done or last_checkpoint(self.output) == folder:
+        if self.done == self.saved:
             return
         self.learner.accelerator.save_state(str(folder))
         self.learner.accelerator.wait_for_everyone()
@@ -283,9 +321,10 @@ class Run:
             for other in self.output.glob("checkpoint-*"):
                 if other != folder:
                     shutil.rmtree(other)
+        self.saved = self.done
 
     def resume(self) -> None:
-        folder = last_checkpoint(self.output)
+        folder = self.processes.first_does(lambda: last_checkpoint(self.output))
         if folder is None:
             return
         self.learner.accelerator.load_state(str(folder))
@@ -293,6 +332,7 @@ class Run:
         self.done, self.position, self.first_pass_at_1 = (
             state[name] for name in ("step", "position", "first_pass_at_1")
         )
+        self.saved = self.done
         self.say(f"goes on from {folder}")
 
 

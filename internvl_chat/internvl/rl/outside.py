@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internvl.rl.batch import Batch, Stream, fill, summary
-from internvl.rl.draw import Drawer, Group
+from internvl.rl.draw import Drawer, Group, all_of
 from internvl.rl.rewards import in_format
 from internvl.rl.sync import Replicas
 from mm_prm.journal import Journal
@@ -83,7 +83,7 @@ class Outside:
                     async with at_once:
                         await one(problem)
 
-                await asyncio.gather(*(limited(problem) for problem in problems if problem.key not in known))
+                await all_of(limited(problem) for problem in problems if problem.key not in known)
 
             self.wait(all_missing())
         return [problem for problem in problems if 0 < (known[problem.key] or 0) < 1]

@@ -1,7 +1,8 @@
 """Groups of answers -> packed rows -> log-probabilities -> optimizer steps.
 
-A row holds a prompt's picture and question once for all its answers. The log-probabilities of the drawn ids are
-computed some positions at a time and again in the backward pass: no logits over the whole vocabulary are kept.
+A row holds a prompt's picture and question once for all its answers, and one prompt or several. The log-probabilities
+of the drawn ids are computed some positions at a time and again in the backward pass: no logits over the whole
+vocabulary are kept.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from internvl.rl.objectives import token_loss, token_weights
+from internvl.rl.objectives import LARGEST_LOG_RATIO, token_loss, token_weights
 from internvl.train.trainer import flops_of_micro_batch
 from mm_prm.cli import Fault
 from mm_prm.packing import Packed, common_length
-from mm_prm.prm_format import Encoded, Encoder, defuse
+from mm_prm.prm_format import IMAGE_CONTEXT, Encoded, Encoder, defuse
 from mm_prm.prm_model import image_tiles, position_hidden, row_tensors
 from mm_prm.prompts import policy_prompt
 
@@ -85,10 +86,12 @@ def with_drawn_logprobs(model: Any) -> Any:
 
 @dataclass
 class Row:
-    """One prompt's answers. inputs: for `drawn_logprobs`; lengths: tokens of each answer; counts: whether an answer is
-    trained on; served, old, reference: log-probabilities of the drawn tokens, [positions]; entropy: [positions]."""
+    """The answers of one prompt or several. inputs: for `drawn_logprobs`; prompts: number of an answer's prompt;
+    lengths: tokens of each answer; counts: whether it is trained on; served, old, reference: log-probabilities of the
+    drawn tokens, [positions]; entropy: [positions]."""
 
     inputs: dict[str, Tensor]
+    prompts: list[int]
     lengths: list[int]
     counts: list[bool]
     advantages: Tensor
@@ -126,34 +129,49 @@ class RowMaker:
     def __init__(self, processor: Any, step_format: str):
         self.processor, self.step_format = processor, step_format
         self.encoder = Encoder(processor.tokenizer, marker=False)
+        self.image_token = processor.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
 
-    def __call__(self, group: Group) -> Row:
-        """Raises Fault when the server read the prompt otherwise than the trainer does."""
-        problem, prompt = group.problem, group.prompt_ids
+    def __call__(self, *groups: Group) -> Row:
+        """Raises Fault when the server read a prompt otherwise than the trainer does."""
+        packed, tiles, places = Packed(), list[Tensor](), list[int]()
+        for group in groups:
+            prompt, pictures = group.prompt_ids, self.pictures(group)
+            # A prompt comes first in its tree. Its own image tokens are its pictures'; one in an answer was drawn.
+            start = len(packed.input_ids)
+            places += [
+                start + at for at, token in enumerate(prompt) if token == self.image_token and pictures is not None
+            ]
+            tiles += [] if pictures is None else [pictures]
+            packed.add([encoded(prompt, answer.ids) for answer in group.answers])
+        inputs, answers = row_tensors(packed, tiles), [answer for group in groups for answer in group.answers]
+        inputs["targets"] = torch.tensor([token for answer in answers for token in answer.ids])
+        inputs |= {"image_places": torch.tensor(places)} if tiles else {}
+        return Row(
+            inputs,
+            [number for number, group in enumerate(groups) for _ in group.answers],
+            [len(answer.ids) for answer in answers],
+            [count for group in groups for count in counted(group)],
+            torch.tensor([answer.advantage for answer in answers]),
+            torch.tensor([logprob for answer in answers for logprob in answer.logprobs]),
+        )
+
+    def pictures(self, group: Group) -> Tensor | None:
+        """The prompt's tiles, as the trainer reads it."""
+        problem = group.problem
         pixel_values, image_tokens = image_tiles(self.processor, problem.images)
         text = policy_prompt(defuse(problem.question), step_format=self.step_format)
         asked = self.encoder.sft(text, "", image_tokens)
-        ours = asked.input_ids[: asked.target_start]
+        ours, prompt = asked.input_ids[: asked.target_start], group.prompt_ids
         if ours != prompt:
             at = common_length(ours, prompt)
             said = f"{len(prompt)} tokens at the server, {len(ours)} here, the first different one at {at}"
             raise Fault(f"problem {problem.id}: server and trainer read the prompt differently ({said})")
-        packed, lengths = Packed(), [len(answer.ids) for answer in group.answers]
-        packed.add(
-            [
-                Encoded(prompt + answer.ids, list(range(len(prompt) - 1, len(prompt) - 1 + length)))
-                for answer, length in zip(group.answers, lengths, strict=True)
-            ]
-        )
-        inputs = row_tensors(packed, [] if pixel_values is None else [pixel_values])
-        inputs["targets"] = torch.tensor([token for answer in group.answers for token in answer.ids])
-        return Row(
-            inputs,
-            lengths,
-            counted(group),
-            torch.tensor([answer.advantage for answer in group.answers]),
-            torch.tensor([logprob for answer in group.answers for logprob in answer.logprobs]),
-        )
+        return pixel_values
+
+
+def encoded(prompt: list[int], answer: list[int]) -> Encoded:
+    """A sequence of which the positions before the answer's tokens are wanted."""
+    return Encoded(prompt + answer, list(range(len(prompt) - 1, len(prompt) - 1 + len(answer))))
 
 
 # ---------------------------------------------------------------- the learner
@@ -209,7 +227,7 @@ class Learner:
         new, old = row.table(logprobs), row.table(row.old).to(device)
         losses = token_loss(objective.algorithm, new, old, row.advantages.to(device), **objective.parameters)
         if objective.kl_coef:
-            apart = row.table(row.reference).to(device) - new
+            apart = (row.table(row.reference).to(device) - new).clamp(max=LARGEST_LOG_RATIO)
             losses = losses + objective.kl_coef * (apart.exp() - 1 - apart)
         return losses
 
@@ -233,7 +251,7 @@ class Learner:
         with self.model.no_sync() if alone else contextlib.nullcontext():
             logprobs = self.forward(self.model, row)[:, 0]
             losses, mask = self.losses(row, logprobs), token_mask(row.lengths, row.counts).to(logprobs.device)
-            weights, _ = token_weights(self.objective.algorithm, mask, [0] * len(mask))
+            weights, _ = token_weights(self.objective.algorithm, mask, row.prompts)
             loss = (losses.masked_fill(~mask, 0) * weights).sum() / max(means, 1)
             # Data parallelism averages the gradients of the processes; the factor turns that mean back into a sum.
             accelerator.backward(loss * accelerator.num_processes)

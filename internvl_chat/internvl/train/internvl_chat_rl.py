@@ -49,7 +49,7 @@ from mm_prm.servers import parse_endpoints
 # may differ in every digit of an unlikely token, so only gross faults can be told.
 MAX_MISMATCH = {torch.float32: 1e-3, torch.bfloat16: 5.0}
 # What a run may be gone on with
-FREE_FLAGS = ("output_dir", "policy_endpoint", "api_endpoint", "max_outage", "weights_dir", "save_every", "deepspeed")
+FREE_FLAGS = ("output_dir", "policy_endpoint", "api_endpoint", "max_outage", "weights_dir", "save_every")
 
 
 def truth(text: str) -> bool:
@@ -124,8 +124,18 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rollouts", type=cli.positive_int, default=8, help="answers to each prompt")
     parser.add_argument("--prompts", type=cli.positive_int, default=128, help="prompts of a step")
     parser.add_argument("--updates_per_rollout", type=cli.positive_int, default=8, help="optimizer steps of a step")
-    parser.add_argument("--passes", type=cli.non_negative, default=1.0, help="passes over the problems, for --steps")
-    parser.add_argument("--steps", type=cli.positive_int, help="default: as many as --passes takes")
+    parser.add_argument(
+        "--row_prompts",
+        type=cli.positive_int,
+        default=1,
+        help="prompts in one forward pass: more are faster for a small model, and need more memory",
+    )
+    parser.add_argument("--passes", type=cli.non_negative, default=1.0, help="over the problems that are trained on")
+    parser.add_argument(
+        "--steps",
+        type=cli.positive_int,
+        help="default: as many as --passes takes",
+    )
     parser.add_argument("--max_new_tokens", type=cli.positive_int, default=4096, help="longest answer in tokens")
     parser.add_argument(
         "--temperature", type=cli.non_negative, default=1.0, help="of the draws; there is no top-k or top-p"
@@ -146,7 +156,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adam_beta1", type=cli.fraction, default=0.9, help="of AdamW")
     parser.add_argument("--adam_beta2", type=cli.fraction, default=0.95, help="of AdamW")
     parser.add_argument(
-        "--max_grad_norm", type=cli.non_negative, default=1.0, help="gradients are clipped to this norm"
+        "--max_grad_norm", type=cli.non_negative, default=1.0, help="gradients are clipped to this norm; 0: not"
     )
     parser.add_argument("--freeze_backbone", type=truth, default=True, help="do not train the vision tower")
     parser.add_argument("--freeze_mlp", type=truth, default=False, help="do not train the projector")
@@ -176,11 +186,16 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args()
     args.advantage = args.advantage or ALGORITHMS[args.algorithm].advantage
-    args.max_mismatch = args.max_mismatch or MAX_MISMATCH[torch.bfloat16 if args.bf16 else torch.float32]
+    if args.max_mismatch is None:
+        args.max_mismatch = MAX_MISMATCH[torch.bfloat16 if args.bf16 else torch.float32]
     if args.prm_mode != "none" and not args.prm:
         parser.error(f"--prm_mode {args.prm_mode} needs --prm")
     if args.rollouts < 2:
         parser.error("--rollouts must be at least 2: an answer is compared with the others of its prompt")
+    if args.clip >= 1 or args.dual_clip <= 1:
+        parser.error("--clip must be below 1 and --dual_clip above 1")
+    if args.accuracy_bounds and args.accuracy_bounds[0] > args.accuracy_bounds[1]:
+        parser.error("--accuracy_bounds: LOW is above HIGH")
     if not args.temperature:
         parser.error("--temperature must be above 0")
     if args.bf16 and not args.deepspeed:
@@ -217,8 +232,11 @@ def make_accelerator(args: argparse.Namespace, hidden: int) -> Accelerator:
 def make_learner(args: argparse.Namespace, accelerator: Accelerator) -> Learner:
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     zero3 = args.deepspeed and accelerator.deepspeed_plugin.zero_stage == 3
-    if args.kl_coef and zero3:
-        raise cli.BadInput("--kl_coef: the first policy is kept whole beside the trained one, which ZeRO-3 spreads out")
+    for flag, value in (("--kl_coef", args.kl_coef), ("--prm_mode", args.prm_mode != "none")):
+        if value and zero3:
+            raise cli.BadInput(
+                f"{flag}: its model is kept whole on every GPU, which ZeRO-3 would spread out; use ZeRO-1"
+            )
     model = load_model(args.model_name_or_path, dtype, args.packed_attention)
     frozen = ModelArguments(args.model_name_or_path, freeze_mlp=args.freeze_mlp, freeze_backbone=args.freeze_backbone)
     model = with_drawn_logprobs(prepare_model(model, frozen))
@@ -240,20 +258,18 @@ def make_learner(args: argparse.Namespace, accelerator: Accelerator) -> Learner:
     return Learner(accelerator, model, optimizer, objective, reference)
 
 
-def check_sizes(args: argparse.Namespace, processes: int, problems: int) -> None:
-    """Every optimizer step takes as many prompts, and every process as many of them. Sets --steps where it was not."""
-    per_step = args.updates_per_rollout * processes
-    if args.prompts % per_step:
+def check_sizes(args: argparse.Namespace, processes: int) -> None:
+    """Every optimizer step takes as many prompts, and every process as many of them."""
+    if args.prompts % (args.updates_per_rollout * processes):
         raise cli.BadInput(
             f"--prompts {args.prompts}: not a multiple of --updates_per_rollout {args.updates_per_rollout} "
             f"x {processes} processes"
         )
-    args.steps = args.steps or max(1, int(args.passes * problems // args.prompts))
 
 
-def check_settings(args: argparse.Namespace) -> None:
+def check_settings(args: argparse.Namespace, processes: int) -> None:
     """What decides the steps stands in settings.json: a run is gone on with as it was begun."""
-    own = {name: value for name, value in vars(args).items() if name not in FREE_FLAGS}
+    own = {name: value for name, value in vars(args).items() if name not in FREE_FLAGS} | {"processes": processes}
     own = json.loads(json.dumps(own, default=str))
     path = args.output_dir / "settings.json"
     if path.exists() and (before := read_json(path)) != own:
@@ -312,14 +328,13 @@ def main() -> None:
     hidden = load_config(args.model_name_or_path).text_config.hidden_size
     accelerator = make_accelerator(args, hidden)
     processes = Processes(accelerator)
-    check_sizes(args, processes.count, len(problems))
-    processes.first_does(lambda: check_settings(args))
+    check_sizes(args, processes.count)
     processor = load_processor(args.model_name_or_path)
     prm = Prm.load(args.prm) if args.prm_mode != "none" else None
     outside = Outside(args) if processes.rank == 0 else None
     rows = RowMaker(processor, args.step_format)
     run = Run(args, make_learner(args, accelerator), processes, outside, rows, prm)
-    run.say(f"{len(problems)} problems, {args.steps} steps of {args.prompts} prompts x {args.rollouts} answers")
+    processes.first_does(lambda: check_settings(args, processes.count))  # behind all that may be refused
     try:
         run.train(problems, held_out)
     finally:

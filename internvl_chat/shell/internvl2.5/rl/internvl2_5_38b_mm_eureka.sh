@@ -4,8 +4,9 @@
 #
 #   GPUS=8 NNODES=2 NODE_RANK=0 MASTER_ADDR=host0 POLICY_ENDPOINT=URL[,URL] sh THIS_SCRIPT
 #
-# The servers run on GPUs of their own, on any machine (docs/reproduce.md). A base model gets 1 for the format. Flags of
-# internvl_chat_rl.py may follow; they win over what is set here.
+# The servers run on GPUs of their own, on any machine (docs/reproduce.md); OUTPUT_DIR and --weights_dir must be folders that
+# all of them see. A base model gets 1 for the format. An optimizer step takes 128 answers, not 64 as in the paper: 16
+# prompts are one for each of 16 GPUs. Flags of internvl_chat_rl.py may follow; they win over what is set here.
 set -eu
 HERE=$(cd "$(dirname "$0")" && pwd)
 
