@@ -12,7 +12,7 @@ from gpu_report import markdown
 
 @pytest.mark.slow
 def test_the_parts_run_at_toy_size(tmp_path):
-    """Protects the quarter of an hour on a GPU from a script that does not start. 3 minutes."""
+    """Protects the first minutes on a GPU from a script that does not start. 6 minutes."""
     # All but those that differ from another in flags alone, and the profile
     parts = "packing rl attention train_8b score_8b desk scores converted"
     env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "2", "PARTS": parts}

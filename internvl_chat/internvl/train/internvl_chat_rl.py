@@ -131,11 +131,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         help="prompts in one forward pass: more are faster for a small model, and need more memory",
     )
     parser.add_argument("--passes", type=cli.non_negative, default=1.0, help="over the problems that are trained on")
-    parser.add_argument(
-        "--steps",
-        type=cli.positive_int,
-        help="default: as many as --passes takes",
-    )
+    parser.add_argument("--steps", type=cli.positive_int, help="default: as many as --passes takes")
     parser.add_argument("--max_new_tokens", type=cli.positive_int, default=4096, help="longest answer in tokens")
     parser.add_argument(
         "--temperature", type=cli.non_negative, default=1.0, help="of the draws; there is no top-k or top-p"
