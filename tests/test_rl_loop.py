@@ -15,19 +15,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from conftest import ROOT, Forked, run_forked
 from internvl.rl.advantages import advantages
+from internvl.rl.batch import means_in, weigh_tokens
 from internvl.rl.draw import Answer, Group
 from internvl.rl.loop import Run
 from internvl.rl.objectives import ALGORITHMS, reduce, token_loss
-from internvl.rl.update import (
-    CHUNK,
-    Learner,
-    Objective,
-    RowMaker,
-    chunk_logprobs,
-    head_logprobs,
-    means_in,
-    with_drawn_logprobs,
-)
+from internvl.rl.rows import RowMaker, in_rows, split_into, tokens_in
+from internvl.rl.update import CHUNK, Learner, Objective, chunk_logprobs, head_logprobs, with_drawn_logprobs
 from PIL import Image
 from safetensors.torch import load_file
 from test_serve_policy import free_port
@@ -117,9 +110,12 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("name", "prompts"), [("cpgd", 1), ("grpo", 1), ("cpgd", 2), ("grpo", 3)])
+@pytest.mark.parametrize(
+    ("name", "prompts", "tokens"),
+    [("cpgd", 1, 9999), ("grpo", 1, 9999), ("cpgd", 2, 9999), ("grpo", 3, 9999), ("cpgd", 2, 90), ("grpo", 1, 90)],
+)
 def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(
-    desk, processor, seeds, accelerator, name, prompts
+    desk, processor, seeds, accelerator, name, prompts, tokens
 ):
     problems, _ = read_seed(seeds / "seed.json")
     groups = [group_of(processor, problem, 5) for problem in problems[:3]]
@@ -144,15 +140,17 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(
     model = with_drawn_logprobs(load_model(str(desk), torch.float32))
     maker, optimizer = RowMaker(processor, "tags"), torch.optim.SGD(model.parameters(), lr=0.0)
     learner = Learner(accelerator, model, optimizer, Objective(name, PARAMETERS))
-    means, total = means_in(name, groups), 0.0
+    weigh_tokens(groups, name)
+    means, total = means_in(groups), 0.0
     assert means == (3 if name == "cpgd" else 14)
-    for first in range(0, 3, prompts):
-        together = groups[first : first + prompts]
+    plan = in_rows(groups, tokens, prompts)
+    assert len(plan) == (-(-3 // prompts) if tokens == 9999 else 7)
+    for number, together in enumerate(plan):
         row = maker(*together)
         alone = sum(len(group.prompt_ids) + len(answer.ids) for group in together for answer in group.answers)
-        assert row.inputs["input_ids"].shape[1] < 0.5 * alone
-        row.old = torch.cat(old[5 * first : 5 * (first + prompts)])
-        total += learner.backward(row, means, last=first + prompts >= 3)["loss"]
+        assert row.inputs["input_ids"].shape[1] < min(0.5 * alone if tokens == 9999 else alone + 1, tokens)
+        row.old = torch.cat([old.pop(0) for group in together for _ in group.answers])
+        total += learner.backward(row, means, last=number == len(plan) - 1)["loss"]
     assert total == pytest.approx(loss.item(), abs=1e-5)
     ours, reference = gradients(model), gradients(stock)
     assert ours.keys() == reference.keys()
@@ -160,11 +158,37 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_sequences(
         torch.testing.assert_close(ours[key], gradient, atol=1e-5, rtol=1e-4)
 
 
+def made_up(prompt, *lengths):
+    return Group(None, [7] * prompt, [Answer([n] * n, [], "", [], None, False) for n in lengths])
+
+
+def shape(rows):
+    return [[(len(group.prompt_ids), *(len(answer.ids) for answer in group.answers)) for group in row] for row in rows]
+
+
+def test_which_answers_share_a_row():
+    groups = [made_up(10, 5, 5, 30), made_up(20, 5, 5), made_up(10, 90, 1)]
+    assert shape(in_rows(groups, 1000, 1)) == [[(10, 5, 5, 30)], [(20, 5, 5)], [(10, 90, 1)]]
+    assert shape(in_rows(groups, 1000, 2)) == [[(10, 5, 5, 30), (20, 5, 5)], [(10, 90, 1)]]
+    assert shape(in_rows(groups, 50, 9)) == [[(10, 5, 5, 30)], [(20, 5, 5)], [(10, 90)], [(10, 1)]]
+    assert shape(in_rows(groups, 49, 1)) == [[(10, 5, 5)], [(10, 30)], [(20, 5, 5)], [(10, 90)], [(10, 1)]]
+    assert shape(in_rows(groups, 70, 2)) == [[(10, 5, 5, 30)], [(20, 5, 5)], [(10, 90)], [(10, 1)]]
+    assert shape(in_rows(groups[:2], 80, 2)) == [[(10, 5, 5, 30), (20, 5, 5)]] and tokens_in(groups[:2]) == 80
+
+
+def test_rows_are_split_until_every_process_has_as_many():
+    rows = in_rows([made_up(10, 5, 5, 30), made_up(20, 5, 5)], 1000, 2)
+    assert split_into(rows, 1) == rows
+    assert shape(split_into(rows, 2)) == [[(10, 5, 5, 30)], [(20, 5, 5)]]
+    assert shape(split_into(rows, 3)) == [[(10, 5)], [(10, 5, 30)], [(20, 5, 5)]]
+    assert shape(split_into(rows, 5)) == [[(10, 5)], [(10, 5)], [(10, 30)], [(20, 5)], [(20, 5)]]
+
+
 def test_what_the_trainer_says_of_a_row(desk, processor, seeds, accelerator):
     problems, _ = read_seed(seeds / "seed.json")
     group, stock = group_of(processor, problems[1], 4), InternVLForConditionalGeneration.from_pretrained(desk).eval()
     for answer in group.answers:
-        answer.reward = 1.0
+        answer.weight = 0.1
     model = with_drawn_logprobs(load_model(str(desk), torch.float32))
     learner = Learner(accelerator, model, torch.optim.SGD(model.parameters()), Objective("grpo", PARAMETERS))
     row = RowMaker(processor, "tags")(group)
@@ -450,9 +474,9 @@ def join(rank, processes, port):
     os.environ.update({name: str(value) for name, value in group.items()})
 
 
-@pytest.mark.parametrize("name", ["cpgd", "grpo"])
-def test_two_processes_of_two_rows_are_one_of_four(desk, processor, seeds, tmp_path, name):
-    more = ("--algorithm", name, "--updates_per_rollout", 1, "--steps", 1)
+@pytest.mark.parametrize(("name", "tokens"), [("cpgd", 9999), ("grpo", 90)])  # 90: answers split over rows
+def test_two_processes_of_two_prompts_are_one_of_four(desk, processor, seeds, tmp_path, name, tokens):
+    more = ("--algorithm", name, "--updates_per_rollout", 1, "--steps", 1, "--row_tokens", tokens)
     with Policy(processor) as policy:
         alone = run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / "one", *more))
         assert alone.returncode == 0, alone.stderr[-3000:]
@@ -473,16 +497,25 @@ def test_two_processes_of_two_rows_are_one_of_four(desk, processor, seeds, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
-def test_deepspeed_trains_as_plain_torch_does(desk, processor, seeds, tmp_path, stage):
+def test_deepspeed_trains_as_plain_torch_does_and_goes_on_where_it_was_stopped(desk, processor, seeds, tmp_path, stage):
+    def run(name, policy, *more):
+        before = partial(one_process, free_port()) if more else None
+        return run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / name, *more), before=before)
+
+    zero = ("--deepspeed", ROOT / f"internvl_chat/zero_stage{stage}_config.json", "--max_outage", 0)
+    counted = []
     with Policy(processor) as policy:
-        config = ROOT / f"internvl_chat/zero_stage{stage}_config.json"
-        for name, more in (("plain", ()), ("zero", ("--deepspeed", config))):
-            before = partial(one_process, free_port()) if more else None
-            done = run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / name, *more), before=before)
+        with Policy(processor, down=lambda request: counted.append(request) or len(counted) > 4 + 3) as down:
+            done = run("stopped", down, *zero)  # the second step's last problem finds the server gone
+        assert done.returncode == 3 and "1 of 3 steps done" in done.stderr, done.stderr[-3000:]
+        for name, more in (("plain", ()), ("zero", zero), ("stopped", zero)):
+            done = run(name, policy, *more)
             assert done.returncode == 0, done.stderr[-3000:]
-    plain, zero = (steps_of(tmp_path / name) for name in ("plain", "zero"))
-    assert zero[0]["gradient_norm"] == pytest.approx(plain[0]["gradient_norm"], rel=1e-3)
+    plain, whole, stopped = (steps_of(tmp_path / name) for name in ("plain", "zero", "stopped"))
+    assert whole[0]["gradient_norm"] == pytest.approx(plain[0]["gradient_norm"], rel=1e-3)
     assert_same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "zero"), atol=2e-3, rtol=0)
+    assert stopped == whole
+    assert_same(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "zero"), atol=0, rtol=0)
 
 
 def one_process(port):
@@ -549,7 +582,8 @@ def test_every_algorithm_takes_a_step(desk, processor, seeds, accelerator):
             group.answers, advantages(row.advantage, torch.tensor([[1.0, 0, 0, 0]]))[0], strict=True
         ):
             answer.reward, answer.advantage = 1.0, value.item()
+        weigh_tokens([group], name)
         made = RowMaker(processor, "tags")(group)
         learner.old([made])
-        seen = learner.step([made], means_in(name, [group]), 0.1)
+        seen = learner.step([made], means_in([group]), 0.1)
         assert seen["gradient_norm"] > 0 and not torch.equal(model.lm_head.weight, before), name

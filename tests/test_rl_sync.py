@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import ROOT, run_forked
 from internvl.rl.draw import Drawer
+from internvl.rl.rows import RowMaker
 from internvl.rl.sync import SERVER_FLAGS, Replicas, calls, reload
-from internvl.rl.update import RowMaker, with_drawn_logprobs
+from internvl.rl.update import with_drawn_logprobs
 from make_problems import make_split, write_problems
 from PIL import Image
 from serve_policy import Server, cpu_flags, is_healthy, start, stop, wait_until_healthy

@@ -5,7 +5,8 @@
 #   bash examples/desk/rl.sh           the study of docs/desk_rl.md: 87 runs, three to five hours, after quickstart.sh
 #
 # --quick: the policy is that of quickstart.sh (runs/desk/policy) if it is there, else it is made here first. The last line
-# is `pass@1 A -> B %, mismatch M`, on 150 held-out problems; the exit code is 1 when B is below 75 or M above 1e-4.
+# is `pass@1 A -> B %, mismatch M`, on 150 held-out problems; the exit code is 1 when B is below 75, or, on a CPU, M above
+# 1e-4.
 #
 # The study: LANES (2) servers and runs side by side, one core each. rl_study.py holds the criterion of collapse and makes
 # tables and figures of what is finished. For machines without a GPU. Run either again after an interruption: what is
@@ -41,12 +42,14 @@ quick() {
     stage "stage 0: fine-tuning MM-Policy on the teacher's solutions (90 s)" "$POLICY/train_results.json" \
       train_policy "$DATA/sft_meta.json" "$POLICY"
   fi
+  local bound=(--max_mismatch 1e-4) # of float32; a GPU trains in bfloat16
+  ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || bound=()
   MODEL_PATH=$POLICY SEED_FILE=$DATA/annotate.json OUTPUT_DIR=$RUN/cpgd GPUS=1 CONTEXT=512 PROMPTS=16 UPDATES=4 \
     LEARNING_RATE=2e-4 VLLM_ARGS='--limit-mm-per-prompt {"image":1,"video":0}' \
     stage "stage 7: 12 rollouts of CPGD (2 to 3 minutes)" "$RUN/cpgd/train_results.json" \
     sh internvl_chat/shell/internvl2.5/rl/internvl2_5_8b_cpgd.sh --eval_file "$DATA/dev.json" --steps 12 --eval_every 6 \
     --lr_scheduler_type constant --max_new_tokens 160 --row_prompts 4 --freeze_mlp False --grad_checkpoint False \
-    --judge rule --max_mismatch 1e-4
+    --judge rule "${bound[@]}"
   "$PYTHON" examples/desk/rl_report.py --run_dir "$RUN/cpgd" --least 75
 }
 
@@ -78,11 +81,17 @@ list_runs() { # in the order in which they are done: name, script, seed file, fl
 }
 
 train() { # name, script, seed file, flags: 12 rollouts, 8 optimizer steps each, at a constant rate
-  local output=$RUN/runs/$1 script=$2 seeds=$DATA/$3.json
+  local output=$RUN/runs/$1 script=$2 seeds=$DATA/$3.json errors=$RUN/logs/$1.err
   shift 3
-  "$PYTHON" "$script" --model_name_or_path "$POLICY" --seed_file "$seeds" --output_dir "$output" --judge rule \
+  if "$PYTHON" "$script" --model_name_or_path "$POLICY" --seed_file "$seeds" --output_dir "$output" --judge rule \
     --eval_file "$DATA/dev.json" --eval_rollouts 2 --eval_every 3 --steps 12 --save_every 12 --prompts 16 \
-    --updates_per_rollout 8 --row_prompts 2 --lr_scheduler_type constant --max_new_tokens 160 "$@" && rm -rf "$output"/checkpoint-*
+    --updates_per_rollout 8 --row_prompts 2 --lr_scheduler_type constant --max_new_tokens 160 "$@" 2>"$errors"; then
+    rm -rf "$output"/checkpoint-*
+  else # a policy that has run away ends its run, and is a result; anything else is tried again
+    tail -n 1 "$errors"
+    grep -E 'gradient is not finite|does not serve the weights' "$errors" >"$RUN/stopped.tmp.$$" || return 1
+    mv "$RUN/stopped.tmp.$$" "$output/stopped.txt"
+  fi
 }
 
 load() { # a checkpoint into this lane's server
@@ -110,10 +119,12 @@ circle() { # name, checkpoint: trees of a trained policy, a PRM from them, its o
 lane() { # its number: the runs whose turn it is, one after the other, beside its own server
   local name flags runs=$RUN/runs
   [ "$1" != 0 ] || stage "candidates of the first policy" "$RUN/scored/first.json" candidates first "$POLICY" "$PRM"
-  while read -r name flags; do
+  while read -r name flags <&3; do
+    [ ! -e "$runs/$name/stopped.txt" ] || continue
     # shellcheck disable=SC2086  # a list of flags
     stage "$name" "$runs/$name/train_results.json" train "$name" $flags ||
       { echo "$name: exit code $?, left for the next call"; continue; }
+    [ ! -e "$runs/$name/stopped.txt" ] || continue
     case $name in
       *_2e-4_[012] | cpgd_[dm]*_[012]) # not the edge, not the control
         stage "candidates of $name" "$RUN/scored/$name.json" candidates "$name" "$runs/$name" "$PRM" ||
@@ -124,7 +135,7 @@ lane() { # its number: the runs whose turn it is, one after the other, beside it
         stage "the circle of $name" "$RUN/scored/${name}_own.json" circle "$name" "$runs/$name" ||
           echo "the circle of $name: exit code $?, left for the next call" ;;
     esac
-  done < <(list_runs | awk -v lane="$1" -v lanes="$LANES" '!seen[$0]++ && n++ % lanes == lane')
+  done 3< <(list_runs | awk -v lane="$1" -v lanes="$LANES" '!seen[$0]++ && n++ % lanes == lane')
 }
 
 serve_lane() { # its number: this script again, beside a server that takes new weights (as internvl_chat/shell/rl.sh)
@@ -151,7 +162,9 @@ json.dump(json.load(open(sys.argv[1]))[:32], open(sys.argv[2], "w"))' "$DATA/ann
   wait "${lanes[@]}" || true
   "$PYTHON" examples/desk/rl_study.py --run_dir "$RUN"
   local left=0 name
-  while read -r name _; do [ -e "$RUN/runs/$name/train_results.json" ] || left=$((left + 1)); done < <(list_runs | sort -u)
+  while read -r name _; do
+    [ -e "$RUN/runs/$name/train_results.json" ] || [ -e "$RUN/runs/$name/stopped.txt" ] || left=$((left + 1))
+  done < <(list_runs | sort -u)
   [ $left -eq 0 ] || { echo "$left runs are left: run again to go on" >&2; exit 3; }
 }
 

@@ -4,9 +4,11 @@
 
 Writes tables.md, curves.png and stability.png. The criterion, written down
 before the runs: a run has COLLAPSED when its last held-out pass@1 is below half
-of the untrained policy's. Intervals: 95 %, of 2,000 bootstraps that draw seeds
-and test problems; of shares of runs, Wilson's. The rule of Best-of-16 is the
-average of a solution's step scores, chosen before the runs as well.
+of the untrained policy's, or when it STOPPED: its gradient was not finite, or
+server and trainer were more than 1e-3 apart. Intervals: 95 %, of 2,000
+bootstraps that draw seeds and test problems; of shares of runs, Wilson's. The
+rule of Best-of-16 is the average of a solution's step scores, chosen before the
+runs as well.
 
     python examples/desk/rl_study.py --load runs/desk/policy \\
         --policy_endpoint http://127.0.0.1:8000/v1
@@ -17,6 +19,7 @@ gives a running server the weights of a folder.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,15 +46,18 @@ CONTROLS = {"with_resets": "caches emptied at every sync (as stage 7 does)", "wi
 
 @dataclass
 class Run:
-    """One training run. steps: the lines of its log, the first of them (step 0) of the untrained policy."""
+    """One training run. steps: the lines of its log, the first of them (step 0) of the untrained policy; stopped: by
+    itself, before its last rollout."""
 
     name: str
     settings: dict[str, Any]
     steps: list[dict[str, Any]]
+    stopped: bool
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        return cls(folder.name, read_json(folder / "settings.json"), read_jsonl(folder / "steps.jsonl"))
+        stopped = (folder / "stopped.txt").exists()
+        return cls(folder.name, read_json(folder / "settings.json"), read_jsonl(folder / "steps.jsonl"), stopped)
 
     @property
     def is_control(self) -> bool:
@@ -68,19 +74,19 @@ class Run:
 
     @property
     def collapsed(self) -> bool:
-        return self.curve[-1][1] < self.curve[0][1] / 2
+        return self.stopped or self.curve[-1][1] < self.curve[0][1] / 2
 
     @property
     def seconds(self) -> float:
         """Of a rollout: draw, weigh, old, update, sync."""
         rows = [sum(value for name, value in row.items() if name.startswith("seconds_")) for row in self.steps[1:]]
-        return fmean(rows)
+        return median(rows)
 
     def last(self, name: str) -> float:
         return self.steps[-1][name]
 
     def largest(self, name: str) -> float:
-        return max(row[name] for row in self.steps[1:])
+        return max((row[name] for row in self.steps[1:]), default=math.nan)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -135,7 +141,8 @@ def algorithms_table(runs: Sequence[Run], scored: Path) -> list[str]:
 
 
 def stability_table(runs: Sequence[Run]) -> list[str]:
-    head = ["rate", "algorithm", "runs", "collapsed", "last pass@1", "best pass@1", "largest ratio: median, largest"]
+    head = ["rate", "algorithm", "runs", "collapsed", "of them stopped", "last pass@1", "best pass@1"]
+    head += ["largest ratio: median, largest", "length", "format"]
     rows = []
     for rate in (GOOD, EDGE):
         for name in STABILITY:
@@ -149,6 +156,7 @@ def stability_table(runs: Sequence[Run]) -> list[str]:
                 [
                     *(f"{rate:g}", f"`{name}`", seeds_text(ours)),
                     f"{count} of {len(ours)} [{100 * low:.0f}, {100 * high:.0f}] %",
+                    str(sum(run.stopped for run in ours)),
                     percent([run.curve[-1][1] for run in ours]),
                     percent([max(value for _, value in run.curve) for run in ours]),
                     f"{median(ratios):.3g}, {max(ratios):.3g}",
@@ -156,7 +164,7 @@ def stability_table(runs: Sequence[Run]) -> list[str]:
                     f"{fmean(run.last('format') for run in ours):.2f}",
                 ]
             )
-    return table([*head, "length", "format"], rows)
+    return table(head, rows)
 
 
 def prm_table(runs: Sequence[Run], scored: Path) -> list[str]:
@@ -212,6 +220,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
     axes = figure.subplots()
     for number, name in enumerate(ALGORITHMS):
         ours = [run.curve for run in runs if run.is_of(name, GOOD) and run.settings["seed"] < 3]
+        ours = [curve for curve in ours if len(curve) == max(map(len, ours))]  # a stopped run's is shorter
         if ours:
             means = [100 * fmean(value for _, value in points) for points in zip(*ours, strict=True)]
             axes.plot([step for step, _ in ours[0]], means, color=f"C{number}", marker="o", markersize=3, label=name)
@@ -244,8 +253,9 @@ def draw_stability(runs: Sequence[Run], path: Path) -> None:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Those that are finished."""
-    runs = [Run.read(path.parent) for path in sorted(folder.glob("*/train_results.json"))]
+    """Those that are finished or have stopped."""
+    ended = {path.parent for name in ("train_results.json", "stopped.txt") for path in folder.glob(f"*/{name}")}
+    runs = [Run.read(path) for path in sorted(ended)]
     if not runs:
         raise cli.BadInput(f"{folder}: no finished run")
     return runs

@@ -12,6 +12,7 @@ import torch
 
 from internvl.rl.advantages import advantages
 from internvl.rl.draw import Group
+from internvl.rl.objectives import token_weights
 from internvl.rl.rewards import Weights, in_format, reward
 from mm_prm.cli import Fault
 from mm_prm.records import Problem
@@ -88,6 +89,22 @@ def weigh(groups: Sequence[Group], step_format: str, prm_mode: str, weights: Wei
     for group, row in zip(groups, advantages(advantage, rewards).tolist(), strict=True):
         for answer, value in zip(group.answers, row, strict=True):
             answer.advantage = value
+
+
+def weigh_tokens(groups: Sequence[Group], algorithm: str) -> None:
+    """Give every answer what each of its tokens counts in the algorithm's mean (`token_weights`): in a prompt's or its
+    own, over the tokens of answers that have a reward."""
+    for group in groups:
+        lengths = torch.tensor([len(answer.ids) * (answer.reward == answer.reward) for answer in group.answers])
+        mask = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]
+        weights, _ = token_weights(algorithm, mask, [0] * len(mask))
+        for answer, weight in zip(group.answers, weights.amax(dim=1).tolist(), strict=True):
+            answer.weight = weight
+
+
+def means_in(groups: Sequence[Group]) -> int:
+    """How many prompts or answers the loss of these groups is the mean of: the weights of a mean's tokens are 1."""
+    return round(sum(answer.weight * len(answer.ids) for group in groups for answer in group.answers))
 
 
 def share(values: Sequence[float]) -> float:

@@ -21,7 +21,8 @@ T = TypeVar("T")
 class Answer:
     """One drawn answer. ids: its tokens, with the one that ends the turn; logprobs: natural log, of the server, one per
     token; answer: None when it never came; cut: at the token limit; right: None where nobody could decide;
-    scores: the PRM's, one per step; reward: NaN where there is none."""
+    scores: the PRM's, one per step; reward: NaN where there is none; weight: what each of its tokens counts in the
+    loss, 0 without a reward."""
 
     ids: list[int]
     logprobs: list[float]
@@ -34,6 +35,7 @@ class Answer:
     scores: list[float] = field(default_factory=list)
     reward: float = math.nan
     advantage: float = 0.0
+    weight: float = 0.0
 
 
 @dataclass

@@ -17,13 +17,14 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from internvl.rl.batch import Batch, Stream, summary, weigh
+from internvl.rl.batch import Batch, Stream, means_in, summary, weigh, weigh_tokens
 from internvl.rl.draw import Group
 from internvl.rl.outside import Outside
 from internvl.rl.page import samples_page
 from internvl.rl.processes import Processes
 from internvl.rl.rewards import Weights
-from internvl.rl.update import Learner, Row, RowMaker, means_in
+from internvl.rl.rows import Row, RowMaker, in_rows, split_into
+from internvl.rl.update import Learner
 from internvl.train.trainer import peak_flops, peak_memory
 from mm_prm.cli import Fault, Unfinished
 from mm_prm.journal import Journal
@@ -98,7 +99,7 @@ class Run:
         with clock.part("weigh"):
             self.weigh(batch.groups)
         with clock.part("old"):
-            rows = [self.rows_of(mine) for mine in self.mine(batch.groups)]
+            rows = self.rows_of(batch.groups)
             seen = self.old(rows)
         with clock.part("update"):
             updates = self.update(batch.groups, rows)
@@ -119,6 +120,7 @@ class Run:
                         answer.scores = steps
         weights = Weights(args.accuracy_weight, args.format_weight, args.prm_weight)
         weigh(groups, args.step_format, args.prm_mode, weights, args.advantage)
+        weigh_tokens(groups, args.algorithm)
 
     def per_update(self, groups: Sequence[Group]) -> list[Sequence[Group]]:
         """The groups of each optimizer step."""
@@ -129,10 +131,13 @@ class Run:
         """This process's share of each optimizer step."""
         return [part[self.processes.rank :: self.processes.count] for part in self.per_update(groups)]
 
-    def rows_of(self, groups: Sequence[Group]) -> list[Row]:
-        """Of --row_prompts prompts each: as many on every process, as ZeRO-3 needs it."""
-        size = self.args.row_prompts
-        return [self.rows(*groups[start : start + size]) for start in range(0, len(groups), size)]
+    def rows_of(self, groups: Sequence[Group]) -> list[list[Row]]:
+        """This process's rows of each optimizer step: as many on every process."""
+        args = self.args
+        plans = [in_rows(mine, args.row_tokens, args.row_prompts) for mine in self.mine(groups)]
+        counts = zip(*self.processes.gather([len(plan) for plan in plans]), strict=True)
+        plans = [split_into(plan, max(count)) for plan, count in zip(plans, counts, strict=True)]
+        return [[self.rows(*row) for row in plan] for plan in plans]
 
     def old(self, rows: Sequence[Sequence[Row]]) -> dict[str, float]:
         """The trainer's view of the drawn tokens before the first update. Raises Fault when it is not the server's."""
@@ -155,7 +160,7 @@ class Run:
         args, seen = self.args, []
         for number, (part, mine) in enumerate(zip(self.per_update(groups), rows, strict=True)):
             rate = learning_rate(args, self.done * args.updates_per_rollout + number)
-            seen += self.processes.gather(self.learner.step(mine, means_in(args.algorithm, part), rate))
+            seen += self.processes.gather(self.learner.step(mine, means_in(part), rate))
         totals = {name: sum(part[name] for part in seen) for name in ("loss", "clipped", "trained", "flops")}
         if not all(math.isfinite(part["gradient_norm"]) for part in seen):  # before a checkpoint of it is kept
             raise Fault(f"step {self.done + 1}: the gradient is not finite; the last checkpoint is from before")

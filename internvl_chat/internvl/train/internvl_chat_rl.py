@@ -35,7 +35,8 @@ from internvl.rl.objectives import ALGORITHMS, Parameters
 from internvl.rl.outside import Outside
 from internvl.rl.processes import PATIENCE, Processes
 from internvl.rl.rewards import PRM_MODES, Weights
-from internvl.rl.update import Learner, Objective, RowMaker, with_drawn_logprobs
+from internvl.rl.rows import RowMaker
+from internvl.rl.update import Learner, Objective, with_drawn_logprobs
 from internvl.train.arguments import ModelArguments
 from internvl.train.internvl_chat_finetune import prepare_model
 from mm_prm import cli
@@ -129,6 +130,13 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         type=cli.positive_int,
         default=1,
         help="prompts in one forward pass: more are faster for a small model, and need more memory",
+    )
+    parser.add_argument(
+        "--row_tokens",
+        type=cli.positive_int,
+        default=16384,
+        help="tokens in one forward pass: what bounds memory; a prompt's answers are split over several where they "
+        "are longer together",
     )
     parser.add_argument("--passes", type=cli.non_negative, default=1.0, help="over the problems that are trained on")
     parser.add_argument("--steps", type=cli.positive_int, help="default: as many as --passes takes")
