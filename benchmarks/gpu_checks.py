@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from train_prm import QUESTION, TILES, make_model, make_pixels, one_row, paths, released, tile
 from transformers import AttentionInterface
+from wordings import say_all
 
 from mm_prm import cli
 from mm_prm.packing import Packed, segments
@@ -223,7 +224,7 @@ def solutions(problem: Made, count: int, rng: random.Random) -> list[tuple[list[
     """`count` solutions of a teacher that slips in 60 of 100, (steps with the answer, right)."""
     right = str(FAMILIES[problem.family].solve(problem.numbers, problem.thing)[1])
     drawn = [teach(problem, 0.6, rng) for _ in range(count)]
-    return [([*steps, str(answer)], str(answer) == right) for steps, answer in drawn]
+    return [([*say_all(moves, 1, rng), str(answer)], str(answer) == right) for moves, answer in drawn]
 
 
 def make_data(folder: Path, tiny: bool) -> None:

@@ -45,7 +45,8 @@ RATINGS = {1: 1.0, 0: None, -1: 0.0}
 
 class Solution(NamedTuple):
     """What a reader takes from a row. images: a picture (as `picture_file` takes it), a list of them, or None;
-    labels: one per entry of steps; blanks: how many steps without any text were left out."""
+    labels: one per entry of steps; blanks: how many steps without any text were left out; counts: rollouts behind each
+    label, where the row says it."""
 
     question: str
     answer: Any
@@ -53,6 +54,7 @@ class Solution(NamedTuple):
     steps: list[list[str]]
     labels: list[Any]
     blanks: int = 0
+    counts: list[int | None] | None = None
 
 
 def rating(value: Any, name: str) -> float | None:
@@ -105,7 +107,17 @@ def read_visualprm400k(row: Row) -> Iterator[Solution]:
     written = [step for step in scored if cell(step, "step").strip()]
     labels = [share_right(step) for step in written]
     steps = [[step["step"]] for step in written]
-    yield Solution(question, row.get("answer"), row.get("image"), steps, labels, len(scored) - len(written))
+    drawn = [step.get("num_mc_total") for step in written]
+    counts = [None if label is None else count for label, count in zip(labels, drawn, strict=True)]
+    yield Solution(
+        question,
+        row.get("answer"),
+        row.get("image"),
+        steps,
+        labels,
+        len(scored) - len(written),
+        None if None in drawn else counts,
+    )
 
 
 def read_prm800k(row: Row) -> Iterator[Solution]:
@@ -192,7 +204,7 @@ def is_text(step: Any) -> bool:
 
 def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:
     """One record of the paths file. Raises ValueError that names the field."""
-    question, answer, images, steps, labels, _ = solution
+    question, answer, images, steps, labels, *_ = solution
     if not is_text(question):
         raise ValueError("field 'question': is blank")
     if answer is not None and (not isinstance(answer, ANSWER) or answer != answer):  # NaN is not equal to itself
@@ -208,7 +220,8 @@ def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Ro
     record: Row = {"id": id_, "question": question, "answer": None if answer is None else str(answer)}
     record["image_path"] = image_value(images)
     process = process_text(["\n".join(entry) for entry in steps])
-    return parse_path({**record, "steps": steps, "process": process, "labels": labels})
+    counts = {"label_counts": solution.counts} if solution.counts else {}
+    return parse_path({**record, "steps": steps, "process": process, "labels": labels, **counts})
 
 
 def read_paths(

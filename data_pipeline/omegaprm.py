@@ -17,12 +17,28 @@ from dataclasses import dataclass, field
 
 from mm_prm.cli import Fault
 from mm_prm.records import Node
+from mm_prm.statistics import wilson
 from mm_prm.words import count_words
 
 Steps = list[str]
 # Draws n rollouts that follow a prefix: their steps (the answer last) and the answer, None when there is none.
 Policy = Callable[[Steps, int], Awaitable[Sequence[tuple[Steps, "str | None"]]]]
 Judge = Callable[[str], Awaitable["bool | None"]]  # right, wrong, or None: undecided
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Draw from a state in rounds of `SearchParams.num_rollouts` until its value is settled: all rollouts alike, or the
+    half width of its Wilson interval of 95 % small enough (the rule and its width: AMCS, arXiv 2509.24351)."""
+
+    most: int  # rollouts of a state at most
+    half_width: float = 0.1
+
+    def settled(self, node: Node) -> bool:
+        if node.num_correct in (0, node.num_rollouts):
+            return node.num_rollouts > 0
+        low, high = wilson(node.num_correct, node.num_rollouts)
+        return (high - low) / 2 <= self.half_width
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,7 @@ class SearchParams:
     alpha: float = 0.5
     beta: float = 0.9
     length_scale: int = 2000  # words
+    adaptive: Adaptive | None = None  # else every state gets num_rollouts
 
 
 class NoneDecided(Fault):
@@ -130,22 +147,32 @@ class Search:
 
         Raises NoneDecided when there are rollouts and a verdict on none of them.
         """
-        drawn = await self.policy(prefix, self.params.num_rollouts)
+        adaptive, drawn = self.params.adaptive, await self.draw(node, prefix, self.params.num_rollouts)
+        while adaptive and drawn < adaptive.most and not adaptive.settled(node):
+            more = await self.draw(node, prefix, min(self.params.num_rollouts, adaptive.most - drawn))
+            if not more:
+                break
+            drawn += more
+        self.undecided += node.undecided
+        if drawn and not node.num_rollouts:
+            where, [such, *_] = f"after step {len(prefix)}" if prefix else "from the question", node.undecided_rollouts
+            raise NoneDecided(f"no verdict on any of the {drawn} rollouts {where}, such as {such[-1][:80]!r}")
+        node.mc_value = node.num_correct / node.num_rollouts if node.num_rollouts else 0.0
+        if node.mc_value > 0:
+            found = [(-value(node, rollout, self.params), rollout) for rollout in node.incorrect_rollouts if rollout]
+            heapq.heapify(found)
+            self.enter(State(node, prefix, found))
+
+    async def draw(self, node: Node, prefix: Steps, count: int) -> int:
+        """Draw so many rollouts from a state, judge and enter them. Returns how many came."""
+        drawn = await self.policy(prefix, count)
         answers = sorted({answer for _, answer in drawn if answer is not None})
         verdicts = dict(zip(answers, await asyncio.gather(*map(self.judge, answers)), strict=True))
         self.rollouts += len(drawn)
         self.unanswered += sum(answer is None for _, answer in drawn)
         for steps, answer in drawn:
             enter_rollout(node, steps, False if answer is None else verdicts[answer])
-        self.undecided += node.undecided
-        if drawn and not node.num_rollouts:
-            where = f"after step {len(prefix)}" if prefix else "from the question"
-            raise NoneDecided(f"no verdict on any of the {len(drawn)} rollouts {where}, such as {answers[0][:80]!r}")
-        node.mc_value = node.num_correct / node.num_rollouts if node.num_rollouts else 0.0
-        if node.mc_value > 0:
-            found = [(-value(node, rollout, self.params), rollout) for rollout in node.incorrect_rollouts if rollout]
-            heapq.heapify(found)
-            self.enter(State(node, prefix, found))
+        return len(drawn)
 
 
 def value(node: Node, rollout: Steps, params: SearchParams) -> float:

@@ -29,7 +29,9 @@ def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[s
     written = image_list(path.get("image_path"))
     images = [image if os.path.isfile(image_root / image) else picture_path(image, folder) for image in written]
     check_placeholders(placeable(text, "prm"), len(images))
-    return dataset_row(path["id"], images, image_root, text, path["labels"])
+    counts = path.get("label_counts")
+    row = dataset_row(path["id"], images, image_root, text, path["labels"])
+    return row | ({"label_counts": counts} if counts else {})
 
 
 def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from omegaprm import NoneDecided, SearchParams
+from omegaprm import Adaptive, NoneDecided, SearchParams
 from partial_tree import PartialTree
 
 from mm_prm import __version__, cli
@@ -33,8 +33,7 @@ from mm_prm.records import Problem, Tree, read_seed, write_tree
 from mm_prm.work import work_through
 
 SEARCH_HELP = {
-    "num_rollouts": "rollouts drawn from every new state",
-    "max_search_count": "searches per problem at most",
+    "max_search_count": "searches per problem at most; 0: only the question's own rollouts are drawn",
     "rollout_budget": "rollouts per problem at most, checked between searches",
     "c_puct": "weight of exploration",
     "alpha": "Q falls by this factor as mc_value goes from 1 to 0",
@@ -58,10 +57,46 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--skip_invalid", action="store_true", help="leave bad records out and list them")
     add_policy_flags(parser)
     add_judge_flags(parser)
+    parser.add_argument(
+        "--num_rollouts",
+        type=rollout_range,
+        default="16",
+        metavar="N[:MOST]",
+        help="rollouts drawn from every new state; 4:16 draws 4, and 4 more up to 16 while they are neither all right, "
+        "all wrong, nor enough for --half_width",
+    )
+    parser.add_argument(
+        "--half_width",
+        type=cli.fraction,
+        default=Adaptive.half_width,
+        help="with N:MOST, half the width of a value's 95%% interval that is enough",
+    )
+    kinds = {"max_search_count": cli.whole_number, "rollout_budget": cli.positive_int, "length_scale": cli.positive_int}
     for item in fields(SearchParams):
-        kind = cli.positive_int if isinstance(item.default, int) else cli.non_negative
-        parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=SEARCH_HELP[item.name])
+        if item.name in SEARCH_HELP:
+            kind = kinds.get(item.name, cli.non_negative)
+            parser.add_argument(f"--{item.name}", type=kind, default=item.default, help=SEARCH_HELP[item.name])
     return parser.parse_args()
+
+
+def rollout_range(text: str) -> tuple[int, int]:
+    """argparse type: `16`, or `4:16`."""
+    first, _, last = text.partition(":")
+    low, high = cli.positive_int(first), cli.positive_int(last or first)
+    if low > high:
+        raise argparse.ArgumentTypeError(f"must be N or N:MOST with N at most MOST, got {text}")
+    return low, high
+
+
+def search_params(args: argparse.Namespace) -> SearchParams:
+    few, most = args.num_rollouts
+    own = {name: getattr(args, name) for name in SEARCH_HELP}
+    return SearchParams(few, **own, adaptive=Adaptive(most, args.half_width) if most > few else None)
+
+
+def as_recorded(params: SearchParams) -> dict[str, Any]:
+    """For the tree's file; `adaptive` where it is used."""
+    return {name: value for name, value in asdict(params).items() if value is not None}
 
 
 class Annotation:
@@ -69,12 +104,12 @@ class Annotation:
 
     def __init__(self, args: argparse.Namespace, client: PolicyClient, judge: Judge):
         self.args, self.client, self.judge = args, client, judge
-        self.params = SearchParams(**{item.name: getattr(args, item.name) for item in fields(SearchParams)})
+        self.params = search_params(args)
         self.run: dict[str, Any] = {
             "policy": args.model,
             "judge": judge.kind,
             "judge_model": args.judge_model,
-            "parameters": {**asdict(self.params), **asdict(client.sampling), **asdict(client.dialect)},
+            "parameters": {**as_recorded(self.params), **asdict(client.sampling), **asdict(client.dialect)},
             "seed": args.seed,
             "version": __version__,
         }

@@ -5,8 +5,11 @@
 
 edges: the paper's sampling; a path follows the tree's edges, each edge with the
 MC value of the state it leads to.
-rollouts: ours; a path is a whole rollout, each step prefix with the mean
-outcome of the rollouts through it.
+The others are ours; a path is a whole rollout, with a label after every step:
+rollouts, the mean outcome of the rollouts through that exact prefix; outcome,
+a searched state's MC value, elsewhere the rollout's own outcome;
+rollout_outcome, that everywhere. They need no search (--max_search_count 0).
+label_counts in the output: how many rollouts are behind each label.
 Trees whose root MC value is 0 or 1 show no first error and are left out.
 A histogram of the labels is written beside the paths: paths_labels.png.
 
@@ -23,112 +26,18 @@ from __future__ import annotations
 
 import io
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from labels import LABELS_FROM, SPELLINGS, Prefixes, SolutionPath
 from matplotlib.figure import Figure
 
 from mm_prm import cli
 from mm_prm.prm_format import process_text
-from mm_prm.records import Node, Tree, image_value, read_trees, write_atomic, write_json
-from mm_prm.words import count_words
+from mm_prm.records import Tree, image_value, read_trees, write_atomic, write_json
 
 MIN_WORDS = 11  # as released: paths of at most 10 words are dropped
-
-
-@dataclass(frozen=True)
-class SolutionPath:
-    """entries: the steps between two markers (one tree edge, or one step).
-
-    labels: [entries] MC values, None where there is none; judged: [entries] judge values, None where unknown.
-    """
-
-    entries: tuple[tuple[str, ...], ...]
-    labels: tuple[float | None, ...]
-    positive: bool  # does the path end in a right solution (edges: above the threshold)
-    judged: tuple[float | None, ...]
-
-    def words(self) -> int:
-        return sum(count_words(step) for entry in self.entries for step in entry)
-
-
-def edge_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
-    """Depth first: a state with mc_value <= threshold ends a negative path, a leaf above it a positive one."""
-    stack = [(0, child) for child in reversed(root.children)]  # no recursion: trees may be thousands of levels deep
-    line: list[Node] = []  # the states from below the root to the one at hand
-    while stack:
-        depth, node = stack.pop()
-        line[depth:] = [node]
-        wrong = node.mc_value <= threshold
-        if wrong or not node.children:
-            rows = ((tuple(state.partial_solution), state.mc_value, state.judge_value) for state in line)
-            entries, labels, judged = zip(*rows, strict=True)
-            yield SolutionPath(entries, labels, not wrong, judged)
-        else:
-            stack += [(depth + 1, child) for child in reversed(node.children)]
-
-
-def rollouts_of(root: Node) -> Iterator[tuple[int, tuple[str, ...], int, bool | None]]:
-    """Every distinct rollout of a tree: (length of the prefix it was drawn from, all steps, how often, correct?).
-
-    The last is None for an undecided one.
-    """
-    for prefix, node in root.walk():
-        for verdict in (True, False, None):
-            for steps, count in zip(*node.drawn(verdict), strict=True):
-                yield len(prefix), (*prefix, *steps), count, verdict
-
-
-def rollout_paths(root: Node, threshold: float) -> Iterator[SolutionPath]:
-    """Every distinct rollout with a label per step: the mean outcome of all rollouts through that exact prefix.
-
-    A rollout drawn from a forced prefix says nothing about how often the policy reaches that prefix,
-    so it counts at and below it, never for its ancestors. An undecided one has no outcome and counts nowhere.
-    """
-    numbers: dict[tuple[int, str], int] = {}  # (number of a prefix, next step) -> number of the longer prefix
-
-    def prefixes(steps: tuple[str, ...]) -> list[int]:
-        """[steps] numbers of the prefixes that end at each step; a number costs less than the prefix itself."""
-        found = [0]
-        for step in steps:
-            found.append(numbers.setdefault((found[-1], step), len(numbers) + 1))
-        return found[1:]
-
-    right: dict[int, int] = defaultdict(int)
-    total: dict[int, int] = defaultdict(int)
-    judged: dict[int, float] = {}
-    outcomes: dict[tuple[str, ...], bool] = {}
-    for drawn_from, steps, count, correct in rollouts_of(root):
-        if correct is None:
-            continue
-        outcomes[steps] = correct
-        for prefix in prefixes(steps)[max(drawn_from - 1, 0) :]:
-            total[prefix] += count
-            right[prefix] += count * correct
-    for steps, node in root.walk():
-        if steps and node.judge_value is not None:
-            judged.setdefault(prefixes(steps)[-1], node.judge_value)
-    for steps, correct in outcomes.items():
-        if steps:
-            found = prefixes(steps)
-            # A tree made elsewhere may force a prefix that no rollout went through: it has no label.
-            labels = tuple(right[prefix] / total[prefix] if total[prefix] else None for prefix in found)
-            yield SolutionPath(tuple((step,) for step in steps), labels, correct, tuple(map(judged.get, found)))
-
-
-def by_step(path: SolutionPath) -> SolutionPath:
-    """The same path with every step as its own entry; an entry's label goes to its last step, the others get None."""
-    rows: list[tuple] = []
-    for entry, label, judge in zip(path.entries, path.labels, path.judged, strict=True):
-        rows += [((step,), None, None) for step in entry[:-1]] + [(entry[-1:], label, judge)]
-    entries, labels, judged = zip(*rows, strict=True)
-    return SolutionPath(entries, labels, path.positive, judged)
-
-
-# What gets a marker of its own. In a rollout path every entry is one step already.
-SPELLINGS: dict[str, Callable[[SolutionPath], SolutionPath]] = {"edge": lambda path: path, "step": by_step}
+COUNTED: tuple[str, ...] = ("trees", "trees_root_0_or_1", "prefixes", "prefixes_of_one_rollout")
+COUNTED += ("too_short", "duplicates", "no_consensus", "over_limit")
 
 
 def agrees(path: SolutionPath, threshold: float, consensus: float) -> bool:
@@ -136,13 +45,6 @@ def agrees(path: SolutionPath, threshold: float, consensus: float) -> bool:
     monte_carlo = (index for index, label in enumerate(path.labels) if label is not None and label <= threshold)
     judge = (index for index, value in enumerate(path.judged) if value is not None and value < consensus)
     return next(monte_carlo, None) == next(judge, None)
-
-
-# How paths and labels come from a tree, and how many paths of one tree are kept unless told otherwise.
-LABELS_FROM: dict[str, tuple[Callable[[Node, float], Iterator[SolutionPath]], int | None]] = {
-    "edges": (edge_paths, None),
-    "rollouts": (rollout_paths, 10),
-}
 
 
 def balance(paths: list[SolutionPath], limit: int, rng: random.Random) -> list[SolutionPath]:
@@ -172,14 +74,18 @@ def sample(
     """
     paths_of, usual = LABELS_FROM[labels_from]
     limit = limit or usual
-    counts = dict.fromkeys(("trees", "trees_root_0_or_1", "too_short", "duplicates", "no_consensus", "over_limit"), 0)
+    counts = dict.fromkeys(COUNTED, 0)
     kept: list[tuple[Tree, SolutionPath]] = []
     for tree in trees:
         counts["trees"] += 1
+        prefixes = Prefixes(tree.root)
+        alone, distinct_prefixes = prefixes.singletons()
+        counts["prefixes"] += distinct_prefixes
+        counts["prefixes_of_one_rollout"] += alone
         if not 0 < tree.root.mc_value < 1:
             counts["trees_root_0_or_1"] += 1
             continue
-        found = list(paths_of(tree.root, threshold))
+        found = list(paths_of(tree.root, threshold, prefixes))
         long_enough = [path for path in found if path.words() >= MIN_WORDS]
         distinct = list({path.entries: path for path in reversed(long_enough)}.values())[::-1]  # the first of equals
         counts["too_short"] += len(found) - len(long_enough)
@@ -218,6 +124,7 @@ def path_record(tree: Tree, path: SolutionPath, hard_above: float | None) -> dic
         "steps": [list(entry) for entry in path.entries],
         "process": process_text(["\n".join(entry) for entry in path.entries]),
         "labels": list(labels),
+        "label_counts": list(path.counts),
     }
 
 
@@ -242,9 +149,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.0, help="MC values up to this one count as wrong")
     parser.add_argument("--spelling", choices=list(SPELLINGS), default="edge", help="what gets a <prm> of its own")
     parser.add_argument("--consensus", type=cli.fraction, metavar="T", help="keep paths on which MC and judge agree")
-    parser.add_argument(
-        "--max_paths_per_tree", type=cli.positive_int, help="default: no limit for edges, 10 for rollouts"
-    )
+    parser.add_argument("--max_paths_per_tree", type=cli.positive_int, help="default: no limit for edges, else 10")
     parser.add_argument("--seed", type=int, default=0, help="decides which paths are kept")
     args = parser.parse_args()
     trees = read_trees(args.input_dir)

@@ -23,8 +23,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from labels import rollouts_of
 from tqdm import tqdm
-from traverse import rollouts_of
 
 from mm_prm import cli
 from mm_prm.pictures import open_picture

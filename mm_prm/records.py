@@ -575,7 +575,7 @@ def _checked(record: Any, **types: type | tuple[type, ...]) -> dict[str, Any]:
 def parse_path(record: Any) -> dict[str, Any]:
     """{id, question, answer, image_path, steps: [[step, ...], ...], process, labels}: one label per entry of steps.
 
-    A label is a number, or null for an entry without one.
+    A label is a number, or null for an entry without one; label_counts, where it is there, says of how many rollouts.
     """
     record = _checked(record, question=str, steps=list, process=str, labels=list)
     if len(record["steps"]) != len(record["labels"]):
@@ -583,7 +583,20 @@ def parse_path(record: Any) -> dict[str, Any]:
     known = [label for label in record["labels"] if label is not None]
     if not known or not all(map(is_probability, known)):
         raise ValueError("field 'labels': must be numbers between 0 and 1 or null, at least one number")
+    check_label_counts(record.get("label_counts"), record["labels"])
     return record
+
+
+def check_label_counts(counts: Any, labels: list[Any]) -> None:
+    """Raises ValueError unless there are none, or one for each label: rollouts behind it, at least 1; null for null."""
+    if counts is None:
+        return
+    if not isinstance(counts, list) or len(counts) != len(labels):
+        raise ValueError(f"field 'label_counts': expected a list of {len(labels)}, one for every label")
+    for label, count in zip(labels, counts, strict=True):
+        if count is not None if label is None else not (is_count(count) and count):
+            expected = "null" if label is None else "a whole number above 0"
+            raise ValueError(f"field 'label_counts': expected {expected} for the label {label}, found {count!r}")
 
 
 CANDIDATE_FIELDS: dict[str, type | tuple[type, ...]] = {

@@ -11,6 +11,8 @@ import time
 import pytest
 from conftest import ROOT
 from make_problems import FAMILIES, draw_problem, make_split, split_of, teach
+from step_truth import is_move, read, right_steps
+from wordings import BODIES, COMPUTE, JOINER, Move, group, most_wordings, say, say_all, ways
 
 from mm_prm.records import read_seed
 
@@ -34,7 +36,8 @@ def test_right_solutions_compute_what_they_say_and_slips_end_wrong(name):
         if problem.family != name:
             continue
         right = family.solve(problem.numbers, problem.thing)
-        for steps, answer in (right, *(slip(problem.numbers, problem.thing) for slip in family.slips)):
+        for moves, answer in (right, *(slip(problem.numbers, problem.thing) for slip in family.slips)):
+            steps = say_all(moves, 1, random.Random(0))
             for a, sign, b, c in re.findall(r"(\d+) ([+x-]) (\d+) = (\d+)", " ; ".join(steps)):
                 assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c)
             assert str(answer) in re.findall(r"\d+", steps[-1])
@@ -47,6 +50,58 @@ def test_the_teacher_slips_as_often_as_told():
     for rate in (0.0, 0.6, 1.0):
         wrong = sum(teach(p, rate, rng) != r for p, r in zip(problems, right, strict=True)) / 300
         assert abs(wrong - rate) < 0.09
+
+
+def moves_of_every_kind():
+    for kind, bodies in BODIES.items():
+        numbers = {"+": (23, 4, 27), "-": (23, 4, 19), "x": (23, 4, 92)}.get(kind)
+        slots = len(set(re.findall(r"{([0-9])}", bodies[0])))
+        words = ("pens", "caps")[: len(set(re.findall(r"{(w[0-9])}", bodies[0])))]
+        yield Move(kind, numbers or tuple(range(11, 11 + slots)), words)
+
+
+@pytest.mark.parametrize("move", moves_of_every_kind(), ids=lambda move: move.kind)
+def test_every_way_to_say_a_move_is_its_own_and_is_understood(move):
+    said = [say(move, way) for way in range(most_wordings())]
+    assert len(set(said)) == most_wordings() == 500 <= len(ways(move.kind))
+    assert say(move) == (BODIES[move.kind][0][0].upper() + BODIES[move.kind][0][1:]).format(
+        *move.numbers, **{f"w{n}": word for n, word in enumerate(move.words)}
+    )
+    other = move.numbers[:-1] + (move.numbers[-1] + 1,)
+    for text in said:
+        assert is_move(read(text), move._asdict()), text
+        assert not is_move(read(text), move._asdict() | {"numbers": other}), text
+        if move.kind in COMPUTE:
+            for kind in {*COMPUTE} - {move.kind}:
+                assert not is_move(read(text), move._asdict() | {"kind": kind}), text
+        assert JOINER not in text and group(move.kind) in ("read", "compute", "say")
+
+
+@pytest.mark.parametrize("wordings", [1, 10, 500])
+def test_the_truth_of_a_solution_is_that_of_its_moves(wordings):
+    rng, joined = random.Random(0), 0
+    for problem in make_split("test", 60, seed=1):
+        family = FAMILIES[problem.family]
+        right, answer = family.solve(problem.numbers, problem.thing)
+        truth = [move._asdict() for move in right]
+        steps = [*say_all(right, wordings, rng), str(answer)]
+        joined += len(right) + 1 - len(steps)
+        assert right_steps(steps, truth, answer) == [1] * len(steps), steps
+        assert right_steps([*steps[:-1], str(answer + 1)], truth, answer) == [1] * (len(steps) - 1) + [0]
+        for slip in family.slips:
+            moves, wrong = slip(problem.numbers, problem.thing)
+            until = next(n for n, (one, other) in enumerate(zip(moves, right, strict=False)) if one != other)
+            labels = right_steps([*say_all(moves, 1, rng), str(wrong)], truth, answer)
+            assert labels == [1] * until + [0] * (len(moves) + 1 - until)
+    assert (joined > 0) == (wordings > 1)
+
+
+def test_a_number_read_wrongly_is_an_error_from_there_on():
+    moves = [{"kind": "read_bars", "numbers": [5, 7, 9]}, {"kind": "+", "numbers": [5, 7, 12]}]
+    assert right_steps(["A has 5, B has 1 and C has 9 pens.", "5 + 7 = 12", "x"], moves, 12) == [0, 0, 0]
+    assert right_steps(["A has 5, B has 7 and C has 9 pens.", "5 + 7 = 11", "12"], moves, 12) == [1, 0, 0]
+    assert right_steps(["A has 5, B has 7 and C has 9 pens.", "7 + 5 = 12", "12"], moves, 12) == [1, 1, 1]
+    assert right_steps(["A has 5, B has 7 and C has 9 pens.", "12"], moves, 12) == [1, 0]
 
 
 def test_pictures_are_the_same_each_time_and_differ_between_problems():

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from omegaprm import NoneDecided, Search, SearchParams, State, value
+from omegaprm import Adaptive, NoneDecided, Search, SearchParams, State, value
 
 from mm_prm.records import Node
 
@@ -72,6 +72,46 @@ def test_rollouts_without_answer_or_steps_are_wrong_and_never_selected():
     root, search = grow({(): [[], ["R"]]}, SearchParams(num_rollouts=2))
     assert root.incorrect_rollouts == [[]] and root.mc_value == 0.5
     assert search.searches == 0
+
+
+def grow_in_rounds(answers, params):
+    """The question's rollouts are these one-step answers, in order. Returns the root and the size of every draw."""
+    asked, left = [], list(answers)
+
+    async def policy(prefix, n):
+        asked.append(n)
+        drawn, left[:n] = left[:n], []
+        return [([answer], answer) for answer in drawn]
+
+    async def judge(answer):
+        return None if answer == "U" else answer == "R"
+
+    search = Search(policy, judge, params)
+    root = asyncio.run(search.run())
+    assert search.rollouts == sum(asked)
+    return root, asked
+
+
+@pytest.mark.parametrize(
+    ("answers", "most", "half_width", "asked"),
+    [
+        ("RRRR", 16, 0.1, [4]),  # all alike
+        ("WWWW", 16, 0.1, [4]),
+        ("UUUU" + "RRRR", 16, 0.1, [4, 4]),  # nothing is known yet
+        ("UURR", 16, 0.1, [4]),
+        ("RWRR" + "RRRR" * 3, 16, 0.1, [4, 4, 4, 4]),  # one wrong is never all alike again
+        ("RWRR" + "RRRR", 16, 0.25, [4, 4]),  # Wilson's interval of 7 of 8: 0.53 to 0.98
+        ("RWRR" + "RRRR" + "RR", 10, 0.1, [4, 4, 2]),
+    ],
+)
+def test_rollouts_are_drawn_in_rounds_until_a_value_is_settled(answers, most, half_width, asked):
+    params = SearchParams(num_rollouts=4, max_search_count=0, adaptive=Adaptive(most, half_width))
+    root, found = grow_in_rounds(answers, params)
+    assert found == asked
+    assert (root.num_correct, root.num_rollouts, root.undecided) == tuple(
+        sum(map(answers.count, letters)) for letters in ("R", "RW", "U")
+    )
+    assert root.mc_value == root.num_correct / root.num_rollouts
 
 
 def test_the_rollout_budget_is_checked_between_searches():

@@ -84,7 +84,7 @@ def loss_and_gradients(model, vocabulary, batches):
     model.zero_grad()
     total = torch.zeros(())
     for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "counts", "dropped")}
         total = total + soft_label_loss(model(**inputs, vocabulary=vocabulary), batch["targets"])
     (total / sum(len(batch["targets"]) for batch in batches)).backward()
     return total.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -182,7 +182,7 @@ def test_an_empty_micro_batch_and_one_that_is_cut_off_give_no_loss(desk, problem
     model = load_model(str(desk), torch.float32)
     for batch in (Collator(processor, "prm", 8192, True)([]), Collator(processor, "prm", 5, True)(problems)):
         assert batch["input_ids"].shape == (1, 1) and len(batch["targets"]) == 0
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "counts", "dropped")}
         loss = soft_label_loss(model(**inputs, vocabulary=yes_no_ids(processor.tokenizer)), batch["targets"])
         loss.backward()
         assert loss == 0
@@ -199,7 +199,7 @@ def test_held_out_problems_are_whole_and_seeded():
 def test_a_packed_row_runs_under_bfloat16_autocast(desk, problems):
     processor, model = load_processor(str(desk)), load_model(str(desk), torch.float32)
     batch = Collator(processor, "prm", 8192, True)(problems)
-    inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "dropped")}
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("targets", "counts", "dropped")}
     vocabulary = yes_no_ids(processor.tokenizer)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         low = model(**inputs, vocabulary=vocabulary)

@@ -5,8 +5,10 @@ import random
 
 import pytest
 from conftest import run_script
+from labels import LABELS_FROM, Prefixes, by_step, edge_paths, rollouts_of
+from labels import whole_rollouts as rollout_paths
 from PIL import Image
-from traverse import agrees, balance, by_step, edge_paths, path_record, rollout_paths, rollouts_of, sample
+from traverse import agrees, balance, path_record, sample
 
 from mm_prm.records import Node, Tree, write_json
 
@@ -48,6 +50,57 @@ def test_every_rollout_counts_at_and_below_the_prefix_it_was_drawn_from():
         ("A", "C", "W"): ((3 / 5, 0.0, 0.0), False),
         ("D", "W"): ((0.0, 0.0), False),
     }
+
+
+def labels_and_counts(kind, root):
+    paths_of, _ = LABELS_FROM[kind]
+    return {"".join(sum(path.entries, ())): (path.labels, path.counts) for path in paths_of(root, 0.0)}
+
+
+def test_every_kind_of_label_on_one_tree():
+    # States: A (1 of 2), A|B R (1 of 1), A|C (0 of 2), and the leaf A B R (2 of 2).
+    assert labels_and_counts("edges", example_root()) == {
+        "ABR": ((0.5, 1.0), (2, 1)),  # the later of two paths of these steps: A, then B R
+        "AC": ((0.5, 0.0), (2, 2)),
+    }
+    assert labels_and_counts("rollouts", example_root()) == {
+        "ABR": ((3 / 5, 1.0, 1.0), (5, 3, 3)),
+        "ACW": ((3 / 5, 0.0, 0.0), (5, 4, 4)),
+        "DW": ((0.0, 0.0), (1, 1)),
+    }
+    assert labels_and_counts("outcome", example_root()) == {
+        "ABR": ((0.5, 1.0, 1.0), (2, 3, 3)),  # A is a state; A B R is one too, of two leaves' 2 + 1 rollouts
+        "ACW": ((0.5, 0.0, 0.0), (2, 2, 4)),  # A and A C are states
+        "DW": ((0.0, 0.0), (1, 1)),
+    }
+    assert labels_and_counts("rollout_outcome", example_root()) == {
+        "ABR": ((1.0, 1.0, 1.0), (3, 3, 3)),
+        "ACW": ((0.0, 0.0, 0.0), (4, 4, 4)),
+        "DW": ((0.0, 0.0), (1, 1)),
+    }
+
+
+def test_a_tree_without_a_search_has_the_labels_of_its_rollouts():
+    root = example_root()
+    root.children = root.children[:1]
+    assert labels_and_counts("rollouts", root) == {
+        "ABR": ((2 / 3, 1.0, 1.0), (3, 2, 2)),
+        "ACW": ((2 / 3, 0.0, 0.0), (3, 1, 1)),
+        "DW": ((0.0, 0.0), (1, 1)),
+    }
+    outcomes = {"ABR": ((1.0,) * 3, (2,) * 3), "ACW": ((0.0,) * 3, (1,) * 3), "DW": ((0.0,) * 2, (1,) * 2)}
+    assert labels_and_counts("rollout_outcome", root) == labels_and_counts("outcome", root) == outcomes
+
+
+def test_counts_add_up():
+    """Through the prefixes of one length go all rollouts that are as long, drawn at or above them."""
+    prefixes = Prefixes(example_root())
+    drawn = [(drawn_from, steps, count) for drawn_from, steps, count, _ in rollouts_of(example_root())]
+    for length in (1, 2, 3):
+        ends = {prefixes.of(steps)[length - 1] for _, steps, _ in drawn if len(steps) >= length}
+        reached = [count for drawn_from, steps, count in drawn if drawn_from <= length <= len(steps)]
+        assert sum(prefixes.total[end] for end in ends) == sum(reached)
+    assert prefixes.singletons() == (2, 7)  # of A, D, A B, A C, D W, A B R, A C W: D and D W
 
 
 def test_undecided_rollouts_make_no_path_and_no_label():
@@ -103,6 +156,7 @@ def test_a_path_record_spells_edges_with_one_marker_each():
     path = list(edge_paths(example_root(), 0.0))[1]
     record = path_record(Tree("t", "q", "R", ["/a.png", "/b.png"], Node([])), path, hard_above=None)
     assert record["process"] == "A<prm>\n\nB\nR<prm>" and record["labels"] == [0.5, 1.0]
+    assert record["label_counts"] == [2, 1]
     assert record["steps"] == [["A"], ["B", "R"]] and record["image_path"] == ["/a.png", "/b.png"]
     assert path_record(Tree("t", "q", "R", [], Node([])), path, hard_above=0.5)["labels"] == [0.0, 1.0]
 

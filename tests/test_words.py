@@ -1,8 +1,8 @@
 """One counter of words for the path filter and the length term of Q."""
 
 import pytest
+from labels import SolutionPath
 from omegaprm import SearchParams, value
-from traverse import SolutionPath
 
 from mm_prm.records import Node
 from mm_prm.words import count_words

@@ -2,7 +2,8 @@
 
     python examples/desk/make_problems.py --output_dir runs/desk/data
 
-Writes images/*.png, annotate.json, dev.json and test.json (seed format),
+Writes images/*.png, annotate.json, dev.json and test.json (seed format), each
+with the moves of the right solutions (*_truth.json, for step_truth.py),
 sft.jsonl (the teacher's solutions to the training problems), read.jsonl (only
 their first step: read the picture) and the dataset files sft_meta.json and
 read_meta.json. The numbers are in the picture alone. The teacher makes a
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+from wordings import Move, most_wordings, say_all
 
 from mm_prm import cli
 from mm_prm.prm_format import render_solution
@@ -34,7 +36,7 @@ INK, LINE = (25, 25, 25), (90, 90, 90)
 FILLS = [(174, 205, 240), (190, 226, 190), (250, 215, 170), (235, 200, 225), (205, 200, 240)]
 
 Numbers = tuple[int, ...]
-Solution = tuple[list[str], int]  # steps, answer
+Solution = tuple[list[Move], int]  # and the answer
 
 
 @dataclass(frozen=True)
@@ -129,49 +131,44 @@ ITEMS = ("pens", "caps", "bags")
 THINGS = ("books", "stamps", "coins", "cards")
 
 
-def add(*terms: int) -> list[str]:
-    """`a + b = s`, `s + c = t`, ...: one step per addition."""
-    steps, total = [], terms[0]
+def add(*terms: int) -> list[Move]:
+    """a + b = s, s + c = t, ...: one move per addition."""
+    moves, total = [], terms[0]
     for term in terms[1:]:
-        steps.append(f"{total} + {term} = {total + term}")
+        moves.append(Move("+", (total, term, total + term)))
         total += term
-    return steps
+    return moves
 
 
-def times(a: int, b: int) -> str:
-    return f"{a} x {b} = {a * b}"
+def take(a: int, b: int) -> Move:
+    return Move("-", (a, b, a - b))
 
 
-def _total(read: str, sums: list[str], end: str, answer: int) -> Solution:
-    return [read, *sums, end.format(answer)], answer
-
-
-def bars_read(numbers: Numbers, thing: str) -> str:
-    a, b, c = numbers
-    return f"A has {a}, B has {b} and C has {c} {thing}."
+def times(a: int, b: int) -> Move:
+    return Move("x", (a, b, a * b))
 
 
 def bar_total(n: Numbers, thing: str, terms: Numbers | None = None) -> Solution:
     terms = terms or n
-    return _total(bars_read(n, thing), add(*terms), f"They have {{}} {thing} in all.", sum(terms))
+    answer = sum(terms)
+    return [Move("read_bars", n, (thing,)), *add(*terms), Move("say_all", (answer,), (thing,))], answer
 
 
 def bar_more(n: Numbers, thing: str, how: str = "subtract") -> Solution:
     a, b, c = n
     together = a + b
     last, answer = {
-        "subtract": ([f"{together} - {c} = {together - c}"], together - c),
+        "subtract": ([take(together, c)], together - c),
         "add": (add(together, c), together + c),
         "stop": ([], together),
     }[how]
-    return _total(bars_read(n, thing), add(a, b) + last, f"They have {{}} more {thing}.", answer)
+    return [Move("read_bars", n, (thing,)), *add(a, b), *last, Move("say_more", (answer,), (thing,))], answer
 
 
 def fourth_angle(n: Numbers, thing: str, used: int = 3, stop: bool = False) -> Solution:
     total = sum(n[:used])
-    last, answer = ([], total) if stop else ([f"360 - {total} = {360 - total}"], 360 - total)
-    read = "The angles are {}, {} and {} degrees.".format(*n)
-    return _total(read, add(*n[:used]) + last, "The angle x is {} degrees.", answer)
+    last, answer = ([], total) if stop else ([take(360, total)], 360 - total)
+    return [Move("read_angles", n), *add(*n[:used]), *last, Move("say_angle", (answer,))], answer
 
 
 def l_area(n: Numbers, thing: str, how: str = "area") -> Solution:
@@ -181,13 +178,13 @@ def l_area(n: Numbers, thing: str, how: str = "area") -> Solution:
         "add sides": ([*add(a, b), *add(c, d), *add(a + b, c + d)], a + b + c + d),
         "one part": ([times(a, b)], a * b),
     }[how]
-    return _total(f"The parts are {a} by {b} and {c} by {d}.", middle, "The area is {} square cm.", answer)
+    return [Move("read_parts", n), *middle, Move("say_area", (answer,))], answer
 
 
 def table_cost(n: Numbers, thing: str, how: str = "both") -> Solution:
     first, second = n[6], n[7]
     (count1, price1), (count2, price2) = n[2 * first : 2 * first + 2], n[2 * second : 2 * second + 2]
-    read = f"{count1} {ITEMS[first]} cost {price1} each and {count2} {ITEMS[second]} cost {price2} each."
+    read = Move("read_prices", (count1, price1, count2, price2), (ITEMS[first], ITEMS[second]))
     middle, answer = {
         "both": (
             [times(count1, price1), times(count2, price2), *add(count1 * price1, count2 * price2)],
@@ -196,13 +193,13 @@ def table_cost(n: Numbers, thing: str, how: str = "both") -> Solution:
         "no counts": (add(price1, price2), price1 + price2),
         "first only": ([times(count1, price1)], count1 * price1),
     }[how]
-    return _total(read, middle, "They cost {} dollars.", answer)
+    return [read, *middle, Move("say_cost", (answer,))], answer
 
 
 def perimeter(n: Numbers, thing: str, terms: Numbers | None = None) -> Solution:
     terms = terms or n
-    read = "The sides are {}, {}, {} and {} m.".format(*n)
-    return _total(read, add(*terms), "The fence is {} m long.", sum(terms))
+    answer = sum(terms)
+    return [Move("read_sides", n), *add(*terms), Move("say_fence", (answer,))], answer
 
 
 def _draws(low: int, high: int, count: int, step: int = 1) -> Callable[[random.Random], Numbers]:
@@ -314,6 +311,16 @@ def teach(problem: Made, slip_rate: float, rng: random.Random) -> Solution:
     return rng.choices(family.slips, weights)[0](problem.numbers, problem.thing)
 
 
+def truth(problems: list[Made], split: str) -> dict[str, dict[str, object]]:
+    """By the problem's id, what the picture holds and the right solution's moves: for step_truth.py."""
+    found: dict[str, dict[str, object]] = {}
+    for index, problem in enumerate(problems):
+        moves, answer = FAMILIES[problem.family].solve(problem.numbers, problem.thing)
+        steps = [{"kind": move.kind, "numbers": move.numbers} for move in moves]
+        found[f"{split}-{index:05d}"] = {"family": problem.family, "moves": steps, "answer": answer}
+    return found
+
+
 def draw_problem(problem: Made) -> Image.Image:
     """The picture of a problem, 112 x 112 RGB; the same problem always gives the same picture."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
@@ -355,18 +362,25 @@ def main() -> None:
         parser.add_argument(flag, type=cli.whole_number, default=count, help=f"number of {flag[2:]} problems")
     parser.add_argument("--solutions", type=cli.positive_int, default=2, help="teacher solutions per training problem")
     parser.add_argument("--slip_rate", type=float, default=0.6, help="how often the teacher's method is wrong")
+    parser.add_argument(
+        "--wordings", type=cli.positive_int, default=1, help=f"ways to say a step, at most {most_wordings()}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides problems and solutions")
     args = parser.parse_args()
+    if args.wordings > most_wordings():
+        parser.error(f"--wordings: at most {most_wordings()}")
     for split in ("annotate", "dev", "test"):
         problems = make_split(split, getattr(args, split), args.seed)
         write_json(args.output_dir / f"{split}.json", write_problems(args.output_dir, split, problems))
+        write_json(args.output_dir / f"{split}_truth.json", truth(problems, split))
     rng = random.Random(f"{args.seed} teacher")
     problems = make_split("train", args.train, args.seed)
     records = write_problems(args.output_dir, "train", problems)
     rows: dict[str, list[dict[str, object]]] = {"sft": [], "read": []}
     for problem, record in zip(problems, records, strict=True):
         for _ in range(args.solutions):
-            steps, answer = teach(problem, args.slip_rate, rng)
+            moves, answer = teach(problem, args.slip_rate, rng)
+            steps = say_all(moves, args.wordings, rng)
             rows["sft"].append(sft_row(record, render_solution(steps, str(answer))))
         rows["read"].append(sft_row(record, f"<step>{steps[0]}</step>"))
     for name, part in rows.items():

@@ -35,6 +35,13 @@ class DataArguments:
     objective: str = field(
         default="prm", metadata={"help": "prm: labels at <prm>; sft: the reply's tokens", "choices": ["prm", "sft"]}
     )
+    label_loss: str = field(
+        default="soft",
+        metadata={
+            "help": "soft: every label alike; binomial, beta_binomial: by the rollouts behind it (label_counts)",
+            "choices": ["soft", "binomial", "beta_binomial"],
+        },
+    )
     conv_style: str = field(default="internvl2_5", metadata={"help": "conversation format", "choices": ["internvl2_5"]})
     force_image_size: int | None = field(
         default=None, metadata={"help": "side of a tile in pixels, checked against the checkpoint; default: its own"}

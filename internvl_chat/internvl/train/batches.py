@@ -85,7 +85,8 @@ def parts(run: list[int], largest: int) -> list[list[int]]:
 
 
 class Collator:
-    """Rows -> one packed row of tokens: what `position_logits` takes, and `targets`, one per wanted position.
+    """Rows -> one packed row of tokens: what `position_logits` takes, and `targets`, one per wanted position; of a PRM
+    also `counts`, the rollouts behind each of them, 1 where the row does not say it.
 
     With `pack`, rows that read the same pictures in the same places are one tree and their pictures are encoded once.
     Text beyond max_length tokens is cut off with its targets, which are counted in `dropped`. pixels: False for lengths
@@ -98,7 +99,7 @@ class Collator:
         self.encoder = Encoder(processor.tokenizer, marker=objective == "prm")
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        packed, tiles, targets, dropped = Packed(), [], [], 0
+        packed, tiles, targets, dropped = Packed(), [], list[Any](), 0
         for images, members in self.groups(rows):
             if self.pixels:
                 pixel_values, image_tokens = image_tiles(self.processor, images)
@@ -117,12 +118,11 @@ class Collator:
             dropped += whole
         if not targets:
             packed = Packed([0], [0], [1])  # every process must take part in every step, with one token at least
-        kind = torch.float32 if self.objective == "prm" else torch.long
-        return {
-            **row_tensors(packed, tiles),
-            "targets": torch.tensor(targets, dtype=kind),
-            "dropped": torch.tensor(dropped),
-        }
+        row = {**row_tensors(packed, tiles), "dropped": torch.tensor(dropped)}
+        if self.objective == "sft":
+            return row | {"targets": torch.tensor(targets, dtype=torch.long)}
+        labels, counts = torch.tensor(targets, dtype=torch.float32).reshape(-1, 2).unbind(dim=1)
+        return row | {"targets": labels, "counts": counts}
 
     def groups(self, rows: Sequence[Row]) -> list[tuple[list[str], list[Row]]]:
         if not self.pack:
@@ -135,7 +135,7 @@ class Collator:
         return [(members[0].images, members) for members in together.values()]
 
     def encode(self, row: Row, image_tokens: list[int]) -> tuple[Encoded, list[Any]]:
-        """The row's sequence with the positions whose logits are trained, and their targets."""
+        """The row's sequence with the positions whose logits are trained, and their targets; a PRM's: label, count."""
         if self.objective == "sft":
             sequence = self.encoder.sft(row.text, str(row.target), image_tokens)
             # The logits that predict a token stand one position before it.
@@ -143,10 +143,11 @@ class Collator:
             return sequence, sequence.input_ids[sequence.target_start :]
         sequence = self.encoder.prm(row.text, image_tokens)
         # As many labels as markers, null or not; only a marker with a label is trained.
-        marked = zip(sequence.marker_positions, row.target, strict=True)
-        labelled = [(at, label) for at, label in marked if label is not None]
-        sequence.marker_positions = [at for at, _ in labelled]
-        return sequence, [label for _, label in labelled]
+        counts = row.counts or [1] * len(row.target)
+        marked = zip(sequence.marker_positions, row.target, counts, strict=True)
+        labelled = [(at, label, count) for at, label, count in marked if label is not None]
+        sequence.marker_positions = [at for at, _, _ in labelled]
+        return sequence, [(label, count) for _, label, count in labelled]
 
     def cut(self, sequence: Encoded) -> Encoded:
         sequence.marker_positions = [at for at in sequence.marker_positions if at < self.max_length]

@@ -12,6 +12,7 @@ from typing import Any
 from mm_prm.cli import BadInput
 from mm_prm.prm_format import MARKER, check_placeholders, placeable, question_of
 from mm_prm.records import (
+    check_label_counts,
     is_count,
     is_number,
     is_probability,
@@ -25,12 +26,14 @@ from mm_prm.records import (
 
 @dataclass(frozen=True)
 class Row:
-    """One training row. images: absolute paths; target: the reply (sft) or one label or None per marker (prm)."""
+    """One training row. images: absolute paths; target: the reply (sft) or one label or None per marker (prm); counts:
+    rollouts behind each label, where the row says it."""
 
     id: str
     images: list[str]
     text: str
     target: str | list[float | None]
+    counts: list[int | None] | None = None
 
 
 def parse_row(record: Any, root: Path, objective: str) -> Row:
@@ -45,8 +48,10 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
         raise ValueError("field 'conversations': expected one human and one gpt turn") from None
     if (human, gpt) != ("human", "gpt") or not isinstance(text, str):
         raise ValueError("field 'conversations': expected one human and one gpt turn")
+    counts = record.get("label_counts") if objective == "prm" else None
     if objective == "prm":
         _check_labels(text, target)
+        check_label_counts(counts, target)
     else:
         if not isinstance(target, str) or not target:
             raise ValueError("field 'conversations': the gpt turn must be text")
@@ -54,7 +59,7 @@ def parse_row(record: Any, root: Path, objective: str) -> Row:
         check_placeholders(placeable(text, objective), len(images))
     except ValueError as error:
         raise ValueError(f"field 'conversations': {error}") from None
-    return Row(str(record.get("id", "")), images, text, target)
+    return Row(str(record.get("id", "")), images, text, target, counts)
 
 
 def _check_labels(text: str, labels: Any) -> None:

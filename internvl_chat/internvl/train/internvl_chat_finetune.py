@@ -28,7 +28,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
 from internvl.train.batches import Collator
-from internvl.train.dataset import hold_out, read_rows
+from internvl.train.dataset import Row, hold_out, read_rows
 from internvl.train.dry_run import meta_model, report
 from internvl.train.trainer import FinetuneTrainer
 from mm_prm import cli
@@ -151,6 +151,14 @@ def add_marker(model: Any, tokenizer: Any) -> None:
             model.resize_token_embeddings(rows, mean_resizing=model.device.type != "meta")
 
 
+def check_counts(rows: list[Row], data_args: DataArguments) -> None:
+    """A loss of rollouts needs to know how many there were."""
+    without = sum(row.counts is None for row in rows) if data_args.label_loss != "soft" else 0
+    if without:
+        needs = f"--label_loss {data_args.label_loss} needs them; traverse.py and prm_data_format.py write them"
+        raise cli.BadInput(f"{data_args.meta_path}: {without} of {len(rows)} rows have no 'label_counts': {needs}")
+
+
 def main() -> None:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, FinetuneArguments),
@@ -174,6 +182,7 @@ def main() -> None:
         return
     set_seed(args.seed)
     rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
+    check_counts(rows, data_args)
     rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
     processor = load_processor(model_args.model_name_or_path)
     config = load_config(model_args.model_name_or_path)
@@ -205,6 +214,7 @@ def main() -> None:
         data_collator=collator,
         vocabulary=yes_no_ids(processor.tokenizer) if data_args.objective == "prm" else None,
         pack=data_args.pack_problems,
+        label_loss=data_args.label_loss,
     )
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from internvl.train.batches import MicroBatches
+from internvl.train.label_losses import LABEL_LOSSES, evidence
 from mm_prm.cpu import Threads
-from mm_prm.prm_model import load_model, soft_label_loss
+from mm_prm.prm_model import load_model
 from mm_prm.statistics import auroc
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
@@ -76,17 +77,18 @@ def label_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 class FinetuneTrainer(Trainer):
     """`vocabulary` holds the ids of Yes and No for the PRM objective, None for SFT. Datasets are lists of rows.
 
-    The loss is the sum over all targets divided by their number in the global batch, so the result does not depend
-    on how rows are split over processes and accumulation steps.
+    The loss is the sum over all targets divided by their number in the global batch (or by that of the rollouts behind
+    them, see `label_losses`), so it does not depend on how rows are split over processes and accumulation steps.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, vocabulary: Tensor | None, pack: bool, **kwargs: Any):
+    def __init__(self, *args: Any, vocabulary: Tensor | None, pack: bool, label_loss: str = "soft", **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.vocabulary, self.pack = vocabulary, pack
+        self.vocabulary, self.pack, self.label_loss = vocabulary, pack, label_loss
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self.seen = torch.zeros(4, dtype=torch.float64)  # targets, tokens, flops, dropped targets, over all processes
+        # Targets, tokens, flops, dropped targets, what losses are divided by; over all processes
+        self.seen = torch.zeros(5, dtype=torch.float64)
         self.reported, self.reported_at = self.seen, time.monotonic()
         self.threads = Threads()
 
@@ -110,15 +112,20 @@ class FinetuneTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Tensor]:
         self.threads.adjust()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(4, dtype=torch.float64)
+        counts = torch.zeros(5, dtype=torch.float64)
         for batch in batches:
             tokens, tiles = batch["input_ids"].shape[1], len(batch.get("pixel_values", ()))
             flops = flops_of_micro_batch(self.base, tokens, tiles)
-            counts += torch.tensor([len(batch["targets"]), tokens, flops, batch.pop("dropped")], dtype=torch.float64)
+            found = [len(batch["targets"]), tokens, flops, batch.pop("dropped"), self.divisor(batch)]
+            counts += torch.tensor(found, dtype=torch.float64)
         counts = self.accelerator.reduce(counts.to(device), "sum").cpu()
         self.seen = self.seen + counts
         # At least one: truncation may have cut off every target.
-        return batches, counts[0].clamp(min=1).to(device, torch.float32)
+        return batches, counts[4].clamp(min=1).to(device, torch.float32)
+
+    def divisor(self, batch: dict[str, Any]) -> float:
+        """A micro-batch's part of what the summed loss is divided by."""
+        return float(evidence(self.label_loss, batch["counts"])) if "counts" in batch else len(batch["targets"])
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -130,12 +137,12 @@ class FinetuneTrainer(Trainer):
     def summed_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Summed loss and logits of one micro-batch."""
         inputs = {name: tensor for name, tensor in inputs.items() if name != "dropped"}
-        targets = inputs.pop("targets")
+        targets, counts = inputs.pop("targets"), inputs.pop("counts", None)
         if self.vocabulary is None:
             logits = model(**inputs)  # [targets, vocabulary]
             return F.cross_entropy(logits, targets, reduction="sum"), logits
         logits = model(**inputs, vocabulary=self.vocabulary.to(targets.device))  # [targets, 2]
-        return soft_label_loss(logits, targets), logits
+        return LABEL_LOSSES[self.label_loss](logits, targets, counts), logits
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Trainer loads the file's names as they are, without an error: a native InternVL is saved under others.
@@ -152,7 +159,7 @@ class FinetuneTrainer(Trainer):
     def rates(self) -> dict[str, float]:
         """Since the last call, over all processes: labels and tokens per second, share of the GPUs' peak; memory."""
         now = time.monotonic()
-        targets, tokens, flops, _ = ((self.seen - self.reported) / (now - self.reported_at)).tolist()
+        targets, tokens, flops, *_ = ((self.seen - self.reported) / (now - self.reported_at)).tolist()
         self.reported, self.reported_at = self.seen, now
         peak = peak_flops()
         return {
@@ -174,7 +181,7 @@ class FinetuneTrainer(Trainer):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 total, batch_logits = self.summed_loss(self.model_wrapped, batch)
-            totals.append((total.item(), len(batch["targets"])))
+            totals.append((total.item(), self.divisor(batch)))
             if self.vocabulary is not None:
                 logits += batch_logits.softmax(-1)[:, 0].tolist()
                 labels += batch["targets"].tolist()
