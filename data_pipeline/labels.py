@@ -17,6 +17,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from merging import Key, exact
+
 from mm_prm.records import Node
 from mm_prm.words import count_words
 
@@ -78,22 +80,17 @@ def rollouts_of(root: Node) -> Iterator[tuple[int, tuple[str, ...], int, bool | 
                 yield len(prefix), (*prefix, *steps), count, verdict
 
 
-def as_written(step: str) -> Hashable:
-    """Two steps are the same when their texts are."""
-    return step
-
-
 class Prefixes:
     """The distinct prefixes of a tree's rollouts, each with a number, and what is known of them.
 
     A rollout drawn from a forced prefix says nothing about how often the policy reaches that prefix, so it counts at
     and below it, never for its ancestors. An undecided one has no outcome and counts nowhere.
 
-    key: steps of the same key are the same step. total, right: rollouts through a prefix, and the right ones among
+    key: what steps are known by (`merging`). total, right: rollouts through a prefix, and the right ones among
     them; forced: values of the states that the search drew from; judged: judge values; outcomes: all rollouts.
     """
 
-    def __init__(self, root: Node, key: Callable[[str], Hashable] = as_written):
+    def __init__(self, root: Node, key: Key = exact):
         self.key = key
         self.numbers: dict[tuple[int, Hashable], int] = {}  # (a prefix, next step) -> the longer prefix
         self.right: dict[int, int] = defaultdict(int)
@@ -111,8 +108,8 @@ class Prefixes:
     def of(self, steps: tuple[str, ...]) -> list[int]:
         """[steps] numbers of the prefixes that end at each step; a number costs less than the prefix itself."""
         found = [0]
-        for step in steps:
-            found.append(self.numbers.setdefault((found[-1], self.key(step)), len(self.numbers) + 1))
+        for at in range(len(steps)):
+            found.append(self.numbers.setdefault((found[-1], self.key(steps, at)), len(self.numbers) + 1))
         return found[1:]
 
     def enter(self, drawn_from: int, steps: tuple[str, ...], count: int, correct: bool) -> None:

@@ -9,6 +9,8 @@ The others are ours; a path is a whole rollout, with a label after every step:
 rollouts, the mean outcome of the rollouts through that exact prefix; outcome,
 a searched state's MC value, elsewhere the rollout's own outcome;
 rollout_outcome, that everywhere. They need no search (--max_search_count 0).
+--merge guarded counts beginnings as one whose steps have the same numbers and
+operators in order; hidden wants the policy's states to be close as well.
 label_counts in the output: how many rollouts are behind each label.
 Trees whose root MC value is 0 or 1 show no first error and are left out.
 A histogram of the labels is written beside the paths: paths_labels.png.
@@ -24,15 +26,18 @@ the first judge value < T. An unknown judge value shows no error.
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from labels import LABELS_FROM, SPELLINGS, Prefixes, SolutionPath
 from matplotlib.figure import Figure
+from merging import KEYS, Key, exact
 
 from mm_prm import cli
-from mm_prm.prm_format import process_text
+from mm_prm.prm_format import STEP_FORMATS, process_text
 from mm_prm.records import Tree, image_value, read_trees, write_atomic, write_json
 
 MIN_WORDS = 11  # as released: paths of at most 10 words are dropped
@@ -66,11 +71,12 @@ def sample(
     seed: int,
     spelling: str = "edge",
     consensus: float | None = None,
+    key_of: Callable[[Tree], Key] = lambda tree: exact,
 ) -> tuple[list[tuple[Tree, SolutionPath]], dict[str, int]]:
     """Paths of all trees and a count of what was kept and dropped.
 
     For edges the positive paths of all trees together are subsampled to the number of negative ones (as released).
-    The spelling comes last, so it never changes which paths are kept.
+    The spelling comes last, so it never changes which paths are kept. key_of: what the steps of a tree are known by.
     """
     paths_of, usual = LABELS_FROM[labels_from]
     limit = limit or usual
@@ -78,7 +84,7 @@ def sample(
     kept: list[tuple[Tree, SolutionPath]] = []
     for tree in trees:
         counts["trees"] += 1
-        prefixes = Prefixes(tree.root)
+        prefixes = Prefixes(tree.root, key_of(tree))
         alone, distinct_prefixes = prefixes.singletons()
         counts["prefixes"] += distinct_prefixes
         counts["prefixes_of_one_rollout"] += alone
@@ -140,6 +146,15 @@ def label_histogram(records: list[dict]) -> bytes:
     return png.getvalue()
 
 
+def merging(args: argparse.Namespace) -> Callable[[Tree], Key]:
+    """The key of a tree's steps, as --merge has it."""
+    if args.merge != "hidden":
+        return lambda tree: KEYS[args.merge]
+    from hidden_states import HiddenStates  # torch and transformers: only here
+
+    return HiddenStates(args.policy, args.step_format).key
+
+
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of tree files")
@@ -148,16 +163,24 @@ def main() -> None:
     parser.add_argument("--labels", choices=["soft", "hard"], default="soft", help="MC values, or 0 and 1")
     parser.add_argument("--threshold", type=float, default=0.0, help="MC values up to this one count as wrong")
     parser.add_argument("--spelling", choices=list(SPELLINGS), default="edge", help="what gets a <prm> of its own")
+    parser.add_argument(
+        "--merge", choices=[*KEYS, "hidden"], default="exact", help="which beginnings of solutions count as one"
+    )
+    parser.add_argument("--policy", help="checkpoint whose states --merge hidden compares")
+    parser.add_argument("--step_format", choices=STEP_FORMATS, default="tags", help="how that policy writes its steps")
     parser.add_argument("--consensus", type=cli.fraction, metavar="T", help="keep paths on which MC and judge agree")
     parser.add_argument("--max_paths_per_tree", type=cli.positive_int, help="default: no limit for edges, else 10")
     parser.add_argument("--seed", type=int, default=0, help="decides which paths are kept")
     args = parser.parse_args()
+    if (args.merge == "hidden") != bool(args.policy):
+        parser.error("--merge hidden and --policy go together")
     trees = read_trees(args.input_dir)
     if args.consensus is not None and (unjudged := [tree.id for tree in trees if not tree.root.is_judged()]):
         some = ", ".join(unjudged[:5])
         raise cli.BadInput(f"{len(unjudged)} trees lack judge_value ({some}, ...): run mllm_as_a_judge.py first")
     paths, counts = sample(
-        *(trees, args.labels_from, args.threshold, args.max_paths_per_tree, args.seed, args.spelling, args.consensus)
+        *(trees, args.labels_from, args.threshold, args.max_paths_per_tree, args.seed, args.spelling, args.consensus),
+        key_of=merging(args),
     )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not paths:
