@@ -78,16 +78,16 @@ def labelled(record: dict[str, Any], truths: dict[str, Any]) -> dict[str, Any]:
     if (truth := truths.get(record["id"])) is None:
         raise ValueError(f"field 'id': {record['id']} is not in --truth")
     labels = [right_steps(steps, truth["moves"], truth["answer"]) for steps in record["solutions_splits"]]
-    return record | {"benchmark": "processbench", "source": truth["family"], "step_labels": labels}
+    return record | {"benchmark": "processbench", "source": "desk", "step_labels": labels}
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--input_file", type=Path, required=True, help="candidates, scored or not")
-    parser.add_argument("--truth", type=Path, required=True, help="*_truth.json of make_problems.py")
+    parser.add_argument("--truth", type=Path, nargs="+", required=True, help="*_truth.json of make_problems.py")
     parser.add_argument("--output_file", type=Path, required=True, help="the same with step_labels")
     args = parser.parse_args()
-    truths = read_object(args.truth)
+    truths = {id_: truth for path in args.truth for id_, truth in read_object(path).items()}
     records = read_checked(args.input_file, lambda record: labelled(parse_rollouts(record), truths))
     write_json(args.output_file, records)
     steps = [label for record in records for labels in record["step_labels"] for label in labels]

@@ -1,0 +1,314 @@
+"""The PRMs of labels.sh -> its tables and figures.
+
+    python examples/desk/labels_study.py --run_dir runs/desk_labels
+
+Writes tables.md and frontier.png. For every training seed the rule of
+Best-of-16 and the threshold of a wrong step are the best ones on dev. F1 is
+the harmonic mean of the shares of solutions without and with a wrong step whose
+first wrong step, or its absence, was found. Intervals: 95 % of 2,000 bootstraps
+that draw seeds (with their sets of rollouts) and test problems.
+
+The other flags are labels.sh's own: --first, --account, --mix and --join make
+the files that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# ruff: noqa: E402 - a study runs the stages' own code
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "data_pipeline"), str(ROOT / "eval/prm")]
+from labels import Prefixes
+from step_errors import METRICS, best_threshold, count, first_error_f1, parse_steps, units_of
+from step_truth import labelled
+
+from mm_prm import cli
+from mm_prm.records import parse_rollouts, read_checked, read_json, read_object, read_trees, write_atomic, write_json
+from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
+from mm_prm.statistics import auroc, cluster_draws, interval
+
+CANDIDATES = 16
+POLICIES = {
+    "k100": "100 wordings",
+    "k10": "10 wordings",
+    "k1": "one wording",
+    "slips30": "100 wordings, a teacher that slips half as often",
+    "rl": "100 wordings, made better by stage 7",
+}
+PRMS = {  # its rollouts, and what the tables call it
+    "edges": ("trees", "edges (the paper)"),
+    "edges_step": ("trees", "edges, a marker after every step"),
+    "rollouts": ("trees", "rollouts"),
+    "hard": ("trees", "rollouts, hard"),
+    "outcome": ("trees", "outcome"),
+    "own": ("trees", "rollout_outcome"),
+    "binomial": ("trees", "rollouts, binomial loss"),
+    "beta_binomial": ("trees", "rollouts, beta-binomial loss"),
+    "guarded": ("trees", "rollouts, merged by the guard"),
+    "hidden": ("trees", "rollouts, merged by states"),
+    "trees4-16": ("trees4-16", "rollouts, 4 to 16 a state"),
+    "mix": ("mix", "outcome; trees of 50 problems, 8 plain rollouts of 350"),
+    "plain2": ("plain2", "2 plain rollouts, rollout_outcome"),
+    "plain4": ("plain4", "4 plain"),
+    "plain8": ("plain8", "8 plain"),
+    "plain16": ("plain16", "16 plain"),
+    "plain32": ("plain32", "32 plain"),
+    "plain4-16": ("plain4-16", "4 to 16 plain"),
+    "plain4x800": ("plain4x800", "4 plain, 800 problems"),
+    "plain2x1200": ("plain2x1200", "2 plain, 1,200 problems"),
+    "plain8_rollouts": ("plain8", "8 plain, rollouts"),
+    "guarded8": ("plain8", "8 plain, rollouts, merged by the guard"),
+    "plain32_rollouts": ("plain32", "32 plain, rollouts"),
+}
+LINES = {  # of the figure
+    "a search": ("edges", "rollouts", "outcome", "own", "trees4-16"),
+    "plain rollouts": ("plain2", "plain4", "plain8", "plain16", "plain32"),
+}
+
+# ---------------------------------------------------------------- one PRM
+
+
+@dataclass
+class Seed:
+    """One trained PRM's scores of the dev and test candidates."""
+
+    dev: list[dict[str, Any]]
+    test: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Seed:
+        records = read_checked(path, parse_steps)
+        return cls(*([record for record in records if record["part"] == part] for part in ("dev", "test")))
+
+    @cached_property
+    def rule(self) -> str:
+        columns = accuracy_columns([Candidates.of(record) for record in self.dev], CANDIDATES)
+        return max(AGGREGATIONS, key=lambda name: columns[name].mean())
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        return accuracy_columns([Candidates.of(record) for record in self.test], CANDIDATES)
+
+    @cached_property
+    def threshold(self) -> float:
+        metric = METRICS["processbench"]
+        units = np.concatenate([units_of(record, metric.units) for record in self.dev])
+        return best_threshold([units], metric)["threshold"]
+
+    @cached_property
+    def found(self) -> np.ndarray:
+        """[test problems, 4]: solutions without a wrong step judged so, all of these; the same of the others."""
+        return np.stack([count(units_of(r, METRICS["processbench"].units), [self.threshold])[0] for r in self.test])
+
+    @cached_property
+    def step_auroc(self) -> float:
+        """Of right and wrong steps, up to the first wrong one."""
+        pairs = [pair for record in self.test for pair in until_first_error(record)]
+        scores, labels = np.array(pairs, dtype=np.float64).T
+        return auroc(scores, labels > 0.5) or float("nan")
+
+
+def until_first_error(record: dict[str, Any]) -> list[tuple[float, int]]:
+    """(score, right?) of the steps that are right or the first wrong one of their solution."""
+    pairs: list[tuple[float, int]] = []
+    for scores, labels in zip(record["prm_scores"], record["step_labels"], strict=True):
+        stop = labels.index(0) + 1 if 0 in labels else len(labels)
+        pairs += zip(scores[:stop], labels[:stop], strict=True)
+    return pairs
+
+
+# ---------------------------------------------------------------- numbers with intervals
+
+
+def text(value: float, draws: np.ndarray) -> str:
+    low, high = interval(draws)
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def both_draws(seeds: int, problems: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed and each problem was drawn: [draws, seeds], [draws, problems]."""
+    return cluster_draws(range(seeds), 0).times, cluster_draws(range(problems), 1).times
+
+
+def accuracy(values: np.ndarray) -> tuple[float, np.ndarray]:
+    """values: [seeds, problems]. The mean, and that of every draw."""
+    seeds, problems = both_draws(*values.shape)
+    return float(values.mean()), ((seeds @ values) * problems).sum(1) / values.size
+
+
+def f1(found: np.ndarray) -> tuple[float, np.ndarray]:
+    """found: [seeds, problems, 4]. The mean of the seeds' F1, and that of every draw."""
+    seeds, problems = both_draws(*found.shape[:2])
+    of_seeds = first_error_f1(found.sum(1))[:, 2]
+    drawn = first_error_f1(np.einsum("dp,spc->dsc", problems, found))[..., 2]
+    return float(of_seeds.mean()), (drawn * seeds).sum(1) / len(found)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def accounts(run: Path, policy: str, rollouts: str) -> list[dict[str, float]]:
+    """Of the sets of rollouts: how many were drawn, in how many seconds, and the share of single prefixes."""
+    paths = sorted((run / policy).glob(f"{rollouts}-[01]/account.json"))
+    return [read_json(path) for path in paths]
+
+
+def seeds_of(run: Path, policy: str, prm: str) -> list[Seed]:
+    return [Seed.read(path) for path in sorted((run / policy / "scored").glob(f"{prm}-[0-9].json"))]
+
+
+@dataclass
+class Result:
+    """What a PRM's seeds showed."""
+
+    name: str
+    seeds: list[Seed]
+    rollouts: float
+    seconds: float
+    singles: float
+
+    @cached_property
+    def accuracy(self) -> tuple[float, np.ndarray]:
+        return accuracy(np.array([seed.columns[seed.rule] for seed in self.seeds]))
+
+    @cached_property
+    def f1(self) -> tuple[float, np.ndarray]:
+        return f1(np.array([seed.found for seed in self.seeds]))
+
+    def row(self) -> str:
+        rules = ", ".join(sorted({seed.rule for seed in self.seeds}))
+        vote = accuracy(np.array([seed.columns["weighted_vote"] for seed in self.seeds]))
+        cells = [PRMS[self.name][1], f"{self.rollouts:,.0f}", f"{self.seconds:.0f}", f"{100 * self.singles:.0f} %"]
+        cells += [str(len(self.seeds)), text(*self.accuracy), rules, text(*vote), text(*self.f1)]
+        return f"| {' | '.join(cells)} | {fmean(seed.step_auroc for seed in self.seeds):.3f} |"
+
+
+def results(run: Path, policy: str) -> list[Result]:
+    found = []
+    for name, (rollouts, _) in PRMS.items():
+        seeds, spent = seeds_of(run, policy, name), accounts(run, policy, rollouts)
+        if seeds and spent:
+            found.append(
+                Result(name, seeds, *(fmean(a[key] for a in spent) for key in ("rollouts", "seconds", "singles")))
+            )
+    return found
+
+
+def baselines(seed: Seed) -> str:
+    names = ("random", "majority", "likelihood", "pass")
+    return ", ".join(f"{name} {text(*accuracy(seed.columns[name][None]))}" for name in names if name in seed.columns)
+
+
+def table(found: Sequence[Result]) -> list[str]:
+    head = ["labels", "rollouts", "s", "single prefixes", "PRMs", "Best-of-16", "rules", "weighted vote", "F1", "AUROC"]
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(result.row() for result in found), ""]
+
+
+def draw_frontier(found: Sequence[Result], path: Path) -> None:
+    figure = Figure(figsize=(9, 4), dpi=150, layout="constrained")
+    by_name = {result.name: result for result in found}
+    for axes, title, kind in zip(
+        figure.subplots(1, 2), ("Best-of-16, %", "first-error F1, %"), ("accuracy", "f1"), strict=True
+    ):
+        for number, (label, names) in enumerate(LINES.items()):
+            for name in filter(by_name.__contains__, names):
+                value, draws = getattr(by_name[name], kind)
+                low, high = interval(draws)
+                at, style = by_name[name].rollouts, {"color": f"C{number}"}
+                axes.plot([at, at], [100 * low, 100 * high], alpha=0.5, **style)
+                axes.plot(at, 100 * value, "o", label=label if name == names[0] else None, **style)
+                axes.annotate(name, (at, 100 * value), fontsize=6, xytext=(3, 2), textcoords="offset points")
+        axes.set(xscale="log", xlabel="rollouts drawn", ylabel=title)
+        axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def report(run: Path) -> str:
+    lines: list[str] = []
+    for policy, title in POLICIES.items():
+        if found := results(run, policy):
+            first = found[0].seeds[0]
+            lines += [f"## {title}", "", f"{len(first.test)} test problems; {baselines(first)}", "", *table(found)]
+            if policy == "k100":
+                draw_frontier(found, run / "frontier.png")
+    if not lines:
+        raise cli.BadInput(f"{run}: nothing scored yet")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- what labels.sh needs
+
+
+def account(folder: Path, seconds: float) -> None:
+    trees = read_trees(folder / "trees")
+    alone, distinct = (sum(part) for part in zip(*(Prefixes(tree.root).singletons() for tree in trees), strict=True))
+    drawn = sum(tree.search["rollouts"] for tree in trees)
+    write_json(folder / "account.json", {"rollouts": drawn, "seconds": seconds, "singles": alone / distinct})
+
+
+def mix(folder: Path, searched: Path, plain: Path, count: int = 50) -> None:
+    """Links to the searched trees of the first problems, by their files' names, and to the plain ones of the others."""
+    names = sorted(path.name for path in (plain / "trees").glob("*.json"))
+    (folder / "trees").mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        link = folder / "trees" / name
+        link.unlink(missing_ok=True)
+        os.symlink(((searched if number < count else plain) / "trees" / name).resolve(), link)
+    spent = [read_json(part / "account.json")["seconds"] for part in (searched, plain)]
+    account(folder, spent[0] * count / len(names) + spent[1] * (1 - count / len(names)))
+
+
+def join(folder: Path, data: Path) -> None:
+    """Dev and test candidates of a policy in one file, with the truth of their steps."""
+    records = []
+    for part in ("dev", "test"):
+        truths = read_object(data / f"{part}_truth.json")
+        found = read_checked(folder / f"{part}.json", lambda record: labelled(parse_rollouts(record), truths))  # noqa: B023
+        records += [record | {"part": part} for record in found]
+    write_json(folder / "candidates.json", records)
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--run_dir", type=Path, help="folder that labels.sh wrote")
+    parser.add_argument("--first", type=cli.positive_int, help="write so many problems of --seed_file")
+    parser.add_argument("--seed_file", type=Path, help="of --first")
+    parser.add_argument("--output_file", type=Path, help="of --first")
+    parser.add_argument("--account", type=Path, help="say what this folder's trees cost")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of --account")
+    parser.add_argument("--mix", type=Path, help="folder for a mix of --trees and --plain")
+    parser.add_argument("--trees", type=Path, help="of --mix")
+    parser.add_argument("--plain", type=Path, help="of --mix")
+    parser.add_argument("--join", type=Path, help="a policy's folder: its candidates with the truth of their steps")
+    parser.add_argument("--data", type=Path, help="of --join")
+    args = parser.parse_args()
+    if args.first:
+        write_json(args.output_file, json.loads(args.seed_file.read_text())[: args.first])
+    elif args.account:
+        account(args.account, args.seconds)
+    elif args.mix:
+        mix(args.mix, args.trees, args.plain)
+    elif args.join:
+        join(args.join, args.data)
+    elif args.run_dir:
+        write_atomic(args.run_dir / "tables.md", shown := report(args.run_dir))
+        print(shown)
+    else:
+        parser.error("--run_dir is required")
+
+
+if __name__ == "__main__":
+    cli.run(main)
