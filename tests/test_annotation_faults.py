@@ -57,9 +57,10 @@ def undisturbed(tmp_path_factory):
 # ---------------------------------------------------------------- nothing is lost
 
 
-def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path):
+@pytest.mark.parametrize("rollouts", ["8", "4:8"])
+def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path, rollouts):
     seed, out = seeds(tmp_path), tmp_path / "t"
-    judge = ["--judge", "llm", "--judge_model", "j", "--api_endpoint"]
+    judge = ["--num_rollouts", rollouts, "--judge", "llm", "--judge_model", "j", "--api_endpoint"]
 
     def failing(request):
         return 503 if len(judge_server.requests) > 7 else [verdict(request)]
@@ -82,6 +83,8 @@ def test_a_run_stopped_by_its_judge_goes_on_where_it_was(tmp_path):
             assert annotate(seed, tmp_path / "u", server.url, *judge, judge_server.url).returncode == 0
     assert len(server.requests) == 2 * drawn  # no rollout was drawn twice
     assert files(out) == files(tmp_path / "u")
+    sizes = {node.num_rollouts for tree in read_trees(out) for _, node in tree.root.walk() if node.drawn(False)[0]}
+    assert sizes == ({8} if rollouts == "8" else {4, 8})
 
 
 def test_a_partial_tree_of_other_settings_is_begun_anew(tmp_path, undisturbed):

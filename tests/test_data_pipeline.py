@@ -78,6 +78,8 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
     [
         (["--judge", "guess"], "invalid choice"),
         (["--num_rollouts", "0"], "at least 1"),
+        (["--num_rollouts", "8:4"], "must be N or N:MOST with N at most MOST, got 8:4"),
+        (["--half_width", "2"], "--half_width"),
         (["--beta", "-1"], "at least 0"),
         (["--temperature", "nan"], "at least 0"),
         (["--checkpoint_every", "-1"], "at least 0, got -1"),
@@ -90,6 +92,17 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
 def test_bad_flags_exit_2(seed_file, tmp_path, flags, message):
     done = annotate(seed_file, tmp_path / "t", "http://127.0.0.1:9/v1", *flags)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_a_search_a_problem_is_one_request(seed_file, tmp_path):
+    with ChatServer(policy) as server:
+        done = annotate(seed_file, tmp_path / "t", server.url, "--num_rollouts", "4", "--max_search_count", "0")
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) == 3 and all(request["n"] == 4 for request in server.requests)
+    for path in (tmp_path / "t").glob("*.json"):
+        root = json.loads(path.read_text())
+        assert root["num_rollouts"] == 4 == root["search"]["rollouts"] and root["search"]["searches"] == 0
+        assert not any(child["children"] for child in root["children"])
 
 
 def test_seed_to_trees_and_a_second_run_asks_nobody(seed_file, tmp_path):
