@@ -232,7 +232,8 @@ def draw_frontier(found: Sequence[Result], path: Path) -> None:
                 axes.annotate(name, (at, 100 * value), fontsize=6, xytext=(3, 2), textcoords="offset points")
         axes.set(xscale="log", xlabel="rollouts drawn", ylabel=title)
         axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
     figure.savefig(path)
 
 
