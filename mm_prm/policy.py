@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm_prm import cli
-from mm_prm.prm_format import STEP_FORMATS, defuse, parse_solution, render_steps
+from mm_prm.prm_format import STEP_ENDS, STEP_FORMATS, defuse, parse_solution, read_step, render_steps
 from mm_prm.prompts import policy_prompt
 from mm_prm.records import Problem
 from mm_prm.servers import ServerPool, image_part, parse_endpoints
@@ -35,12 +35,16 @@ class Sampling:
 @dataclass(frozen=True)
 class Rollout:
     """One drawn solution. steps: those after the prefix, the answer last; answer: None when it never came;
-    logprob: natural log, summed over its tokens, None when the server did not say."""
+    logprob: natural log, summed over its tokens, and tokens: None when the server did not say; more: it was stopped at
+    the end of a step, steps holds that step; cut: at the token limit."""
 
     text: str
     steps: list[str]
     answer: str | None
     logprob: float | None
+    tokens: int | None = None
+    more: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ class PolicyClient:
 
 
 class ProblemPolicy:
-    """The policy as the search sees it: `await policy.draw(prefix, n)`. calls: requests so far, for the seed."""
+    """The policy as the search sees it: `await policy.draw(prefix, n)`. calls: requests so far, for the seed;
+    tokens: drawn so far."""
 
     def __init__(self, client: PolicyClient, problem: Problem):
-        self.client, self.problem, self.calls = client, problem, 0
+        self.client, self.problem, self.calls, self.tokens = client, problem, 0, 0
         self.images = [image_part(image) for image in problem.images]
         self.home = int(problem.key, 16)
 
@@ -87,10 +92,15 @@ class ProblemPolicy:
         messages = [{"role": "user", "content": [*self.images, {"type": "text", "text": text}]}]
         return [*messages, {"role": "assistant", "content": rendered}] if prefill and prefix else messages
 
-    async def draw(self, prefix: Sequence[str], n: int, logprobs: bool = False) -> list[Rollout]:
-        """n rollouts that follow `prefix`, with their log-probabilities if asked. Raises Unreachable or Fault."""
+    async def draw(
+        self, prefix: Sequence[str], n: int, logprobs: bool = False, one_step: bool = False, used: int = 0
+    ) -> list[Rollout]:
+        """n rollouts that follow `prefix`, with their log-probabilities if asked. Raises Unreachable or Fault.
+
+        one_step: stop at the end of the next step; used: of max_new_tokens, by the prefix.
+        """
         client, sampling = self.client, self.client.sampling
-        messages = self.messages(prefix)
+        step_format, messages = client.dialect.step_format, self.messages(prefix)
         prefill = messages[-1]["role"] == "assistant"
         reply = await client.pool.complete(
             self.home,
@@ -101,24 +111,29 @@ class ProblemPolicy:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             repetition_penalty=sampling.repetition_penalty,
-            max_tokens=sampling.max_new_tokens,
+            max_tokens=max(sampling.max_new_tokens - used, 1),
             seed=self.next_seed(),
             logprobs=logprobs,
             **({"continue_final_message": True, "add_generation_prompt": False} if prefill else {}),
+            **({"stop": [STEP_ENDS[step_format]], "include_stop_str_in_output": True} if one_step else {}),
         )
-        rollouts = [read_choice(choice, client.dialect.step_format) for choice in reply["choices"]]
+        rollouts = [read_choice(choice, step_format) for choice in reply["choices"]]
+        tokens = (reply.get("usage") or {}).get("completion_tokens") or 0
+        self.tokens += tokens
+        client.tokens += tokens
         client.rollouts += len(rollouts)
-        client.tokens += (reply.get("usage") or {}).get("completion_tokens") or 0
         return rollouts
 
 
 def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
     # A lone surrogate, which JSON can carry and UTF-8 cannot, would make the tree impossible to write.
     text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode("utf-8")
-    steps, answer = parse_solution(text, step_format, cut=choice.get("finish_reason") == "length")
+    more = choice.get("stop_reason") == STEP_ENDS[step_format]  # null where the policy itself ended
+    cut = choice.get("finish_reason") == "length"
+    steps, answer = (read_step(text, step_format), None) if more else parse_solution(text, step_format, cut)
     tokens = (choice.get("logprobs") or {}).get("content")
     logprob = None if tokens is None else sum(token.get("logprob") or 0.0 for token in tokens)
-    return Rollout(text, steps, answer, logprob)
+    return Rollout(text, steps, answer, logprob, None if tokens is None else len(tokens), more, cut)
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:

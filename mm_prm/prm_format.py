@@ -31,7 +31,9 @@ class PrmText(NamedTuple):
 PRM_TEXTS = {"training": PrmText("\n\n", True), "released": PrmText("", False)}
 STEP_SEPARATOR = PRM_TEXTS["training"].separator
 
-STEP_FORMATS = ("tags", "paragraphs", "think")  # how the policy writes its steps
+# How the policy writes its steps, and what ends one
+STEP_ENDS = {"tags": "</step>", "paragraphs": "\n\n", "think": "\n\n"}
+STEP_FORMATS = tuple(STEP_ENDS)
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _ANSWERS = re.compile(rf"{_ANSWER.pattern}(?:(?:\s|[,;]|and|or)*{_ANSWER.pattern})*", re.DOTALL)
@@ -63,6 +65,12 @@ def parse_solution(text: str, step_format: str = "tags", cut: bool = False) -> t
     body, answer = _split_tags(text) if step_format == "tags" else _split_paragraphs(text, cut)
     steps = [step.strip() for step in body if step.strip()]
     return (steps + [answer], answer) if answer else (steps, None)
+
+
+def read_step(text: str, step_format: str = "tags") -> list[str]:
+    """The step of a text that was stopped at the end of one; none where it is blank."""
+    body = _STEP.findall(text) if step_format == "tags" else [_THINK.sub("", text)]
+    return [step.strip() for step in body if step.strip()]
 
 
 def _split_tags(text: str) -> tuple[list[str], str]:

@@ -38,12 +38,16 @@ def segment_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Sequence[Segment] = (),
+    memory: Any = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention in a packed row (mm_prm/packing.py), piece by piece: no pair of tokens is computed to be masked.
 
-    query: [1, heads, tokens, width]; key, value: [1, key heads, tokens, width]. Returns [1, tokens, heads, width].
+    query: [1, heads, tokens, width]; key, value: [1, key heads, tokens, width]; memory: where earlier rows' keys and
+    values are kept, the spans of `segments` are then places in it. Returns [1, tokens, heads, width].
     """
+    if memory is not None:
+        key, value = memory.extend(module.layer_idx, key, value)
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding leaves float32
     pieces = []
     for start, stop, spans in segments:
@@ -92,20 +96,24 @@ def position_hidden(
     self: InternVLForConditionalGeneration,
     input_ids: Tensor,
     position_ids: Tensor,
-    subtree_end: Tensor,
+    subtree_end: Tensor | None,
     columns: Tensor,
     pixel_values: Tensor | None = None,
     image_places: Tensor | None = None,
+    layout: dict[str, Any] | None = None,
 ) -> Tensor:
     """The last layer's states at some positions of a packed row.
 
-    input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat;
+    input_ids, position_ids: [1, tokens]; subtree_end: [tokens]; columns: [positions], may repeat; layout: in the place
+    of subtree_end, `segment_attention`'s own arguments: a row that goes on from others;
     pixel_values: [tiles of all images, 3, height, width]; image_places: [image tokens], where their features belong, by
     default wherever the image token is: a policy may have drawn it as well, and then it is a token like any other, to
     the server too. Returns [positions, width].
     """
-    flex = self.config.text_config._attn_implementation == "flex_attention"
-    layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
+    if layout is None:
+        assert subtree_end is not None
+        flex = self.config.text_config._attn_implementation == "flex_attention"
+        layout = {"attention_mask": packed_mask(subtree_end)} if flex else {"segments": segments(subtree_end.tolist())}
     embedded = self.get_input_embeddings()(input_ids)
     if pixel_values is not None:
         if image_places is None:
@@ -126,16 +134,17 @@ def position_logits(
     self: InternVLForConditionalGeneration,
     input_ids: Tensor,
     position_ids: Tensor,
-    subtree_end: Tensor,
+    subtree_end: Tensor | None,
     columns: Tensor,
     pixel_values: Tensor | None = None,
     vocabulary: Tensor | None = None,
+    layout: dict[str, Any] | None = None,
 ) -> Tensor:
     """Logits at `position_hidden`'s positions, over the tokens of `vocabulary` or over all of them.
 
     Returns float32 [positions, vocabulary].
     """
-    hidden = position_hidden(self, input_ids, position_ids, subtree_end, columns, pixel_values)
+    hidden = position_hidden(self, input_ids, position_ids, subtree_end, columns, pixel_values, layout=layout)
     return self.lm_head(hidden, vocabulary)
 
 
@@ -159,6 +168,15 @@ def soft_label_loss(yes_no_logits: Tensor, labels: Tensor) -> Tensor:
     log_p = F.log_softmax(yes_no_logits.float(), dim=-1)
     labels = labels.float()
     return -(labels * log_p[:, 0] + (1 - labels) * log_p[:, 1]).sum()
+
+
+def concentration(yes_no_logits: Tensor) -> Tensor:
+    """How sure a PRM trained with --label_loss beta_binomial is, as log of a number of rollouts: [labels].
+
+    log s of Beta(s p, s (1 - p)), with t = logsumexp(Yes, No), which p does not depend on, and s = t + sqrt(1 + t^2),
+    above 0 and with a gradient everywhere. yes_no_logits: [labels, 2].
+    """
+    return torch.asinh(yes_no_logits.float().logsumexp(dim=-1))
 
 
 def yes_no_ids(tokenizer: Any) -> Tensor:

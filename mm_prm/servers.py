@@ -69,6 +69,8 @@ class ServerPool:
     the server must say that it lives.
     """
 
+    path = "/chat/completions"  # below an endpoint's /v1
+
     def __init__(
         self, what: str, endpoints: Sequence[str], max_outage: float, api_key: str, patience: float = PATIENCE
     ):
@@ -94,11 +96,15 @@ class ServerPool:
                 return server
         return (untried or ring)[0]
 
+    def checked(self, reply: Any, n: int) -> dict[str, Any]:
+        """The reply if it is one to this kind of request. Raises Garbled."""
+        return checked(reply, n)
+
     async def reply(self, server: Server, request: dict[str, Any]) -> Any:
         """The server's answer. What a slow server has half drawn is not thrown away while the server lives."""
         # Not chat.completions.create: turning 16 choices into its typed objects and the request out of them takes more
         # time than all the rest of the client.
-        call = asyncio.ensure_future(server.client.post("/chat/completions", cast_to=object, body=request))
+        call = asyncio.ensure_future(server.client.post(self.path, cast_to=object, body=request))
         try:
             while not (await asyncio.wait({call}, timeout=self.patience))[0]:
                 await check_life(server.client)
@@ -117,7 +123,7 @@ class ServerPool:
         while True:
             server = self.pick(home, tried)
             try:
-                reply = checked(await self.reply(server, request), request.get("n", 1))
+                reply = self.checked(await self.reply(server, request), request.get("n", 1))
                 server.failing_since = None
                 return reply
             except PASSING as error:

@@ -201,7 +201,7 @@ def main() -> None:
             print("\n".join(report(rows, held_out, collator, model, args)))
         return
     model.config.use_cache = False
-    model.config.objective = data_args.objective
+    model.config.objective, model.config.label_loss = data_args.objective, data_args.label_loss
     args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
     args.remove_unused_columns = False
     if held_out and args.eval_strategy == "no":

@@ -7,8 +7,7 @@ A label y is the mean of n rollouts, k = n y of them right; p = softmax(Yes, No)
     beta_binomial   -log of the chance to draw these rollouts, one after the other, from a Beta(s p, s (1 - p)): the
                     rollouts through a state need not all have the same chance (as BetaPRM, arXiv 2605.15529)
 
-The concentration s of beta_binomial comes from the same two logits: with t = logsumexp(Yes, No), which p does not
-depend on, s = t + sqrt(1 + t^2), above 0 and with a gradient everywhere. P(Yes) is served and read as ever.
+The concentration s of beta_binomial comes from the same two logits (`concentration`); P(Yes) is served and read as ever.
 """
 
 from __future__ import annotations
@@ -19,12 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mm_prm.prm_model import soft_label_loss
-
-
-def concentration(yes_no_logits: Tensor) -> Tensor:
-    """log s: [labels]. How sure the prediction is, counted in rollouts."""
-    return torch.asinh(yes_no_logits.float().logsumexp(dim=-1))
+from mm_prm.prm_model import concentration, soft_label_loss
 
 
 def log_rising(log_start: Tensor, count: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""A PRM behind a vLLM server (eval/prm/serve_prm.md): scores of texts as they grow, from its prefix cache."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guided.accounts import Accounts
+from guided.methods import StepScore
+from mm_prm.prm_format import IMAGE_END, IMAGE_START, MARKER, STEP_SEPARATOR, Encoder, prm_text, process_text
+from mm_prm.records import Problem
+from mm_prm.servers import Garbled, ServerPool, image_part
+
+Steps = tuple[str, ...]
+
+
+class PrmServers(ServerPool):
+    """Servers that take token ids and pictures."""
+
+    path = "/../inference/v1/generate"
+
+    def checked(self, reply: Any, n: int) -> dict[str, Any]:
+        try:
+            reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        except (KeyError, IndexError, TypeError):
+            raise Garbled("the reply holds no log-probabilities: is --enable-scale-out on?") from None
+        return reply
+
+
+@dataclass(eq=False)
+class ServedReading:
+    """One problem. scores: by the steps so far, those under way included; opened: its pictures are in the cache."""
+
+    problem: Problem
+    accounts: Accounts
+    pictures: list[dict[str, Any]]
+    scores: dict[Steps, asyncio.Task[StepScore]] = field(default_factory=dict)
+    opened: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class ServedPrm:
+    """As `GrowingPrm`: one request for each new step. yes, no: their token ids. What the server computes is not
+    reported: prm_tokens counts what its prefix cache cannot know, the pictures as one token each."""
+
+    def __init__(self, servers: PrmServers, tokenizer: Any, yes: int, no: int, closes_user: bool = True):
+        self.servers, self.encoder, self.yes, self.no = servers, Encoder(tokenizer), yes, no
+        self.separator, self.closes_user = STEP_SEPARATOR, closes_user
+        # The server puts these around a picture itself
+        self.frame = {self.encoder.special[IMAGE_START], self.encoder.special[IMAGE_END]}
+
+    def open(self, problem: Problem, accounts: Accounts) -> ServedReading:
+        parts = [image_part(path)["image_url"]["url"] for path in problem.images]
+        return ServedReading(problem, accounts, [{"type": "image_url", "url": url} for url in parts])
+
+    def close(self, reading: ServedReading) -> None:
+        pass
+
+    async def score(self, reading: ServedReading, candidates: Sequence[Steps]) -> list[list[StepScore]]:
+        """Every step of every candidate; a candidate without steps has no scores."""
+        prefixes = [[steps[:length] for length in range(1, len(steps) + 1)] for steps in candidates]
+        for steps, parts in zip(candidates, prefixes, strict=True):
+            new = [part for part in parts if part not in reading.scores]
+            ends = self.ends(reading.problem, steps) if steps else []
+            reading.accounts.prm_tokens_anew += len(ends[-1]) if ends else 0
+            for part in new:
+                before = len(ends[len(part) - 2]) if len(part) > 1 else 0
+                reading.accounts.prm_tokens += len(ends[len(part) - 1]) - before
+                reading.scores[part] = asyncio.ensure_future(self.ask(reading, ends[len(part) - 1]))
+        return [[await reading.scores[part] for part in parts] for parts in prefixes]
+
+    def ends(self, problem: Problem, steps: Steps) -> list[list[int]]:
+        """The token ids up to each marker."""
+        text = prm_text(problem.question, process_text(list(steps), self.separator))
+        sequence = self.encoder.prm(text, [1] * len(problem.images), self.closes_user)
+        ids = [token for token in sequence.input_ids if token not in self.frame]
+        return [ids[: at + 1] for at, token in enumerate(ids) if token == self.encoder.special[MARKER]]
+
+    async def ask(self, reading: ServedReading, ids: list[int]) -> StepScore:
+        """One token back, of which the two log-probabilities count. The first request goes alone: the others then find
+        pictures and question in the cache."""
+        if not reading.accounts.pictures and reading.pictures:
+            async with reading.opened:
+                if not reading.accounts.pictures:
+                    score = await self.post(reading, ids)
+                    reading.accounts.pictures = len(reading.pictures)
+                    return score
+        return await self.post(reading, ids)
+
+    async def post(self, reading: ServedReading, ids: list[int]) -> StepScore:
+        both = [self.yes, self.no]
+        sampling = {"max_tokens": 1, "temperature": 0, "logprobs": 2}
+        sampling |= {"logprob_token_ids": both, "allowed_token_ids": both}
+        reply = await self.servers.complete(
+            int(reading.problem.key, 16), token_ids=ids, content_parts=reading.pictures, sampling_params=sampling
+        )
+        found = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        logprob = {entry["token_id"]: entry["logprob"] for entry in found}
+        return StepScore((1 + math.tanh((logprob[self.yes] - logprob[self.no]) / 2)) / 2)

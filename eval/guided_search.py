@@ -1,0 +1,272 @@
+"""Search for solutions under the eye of a PRM, and keep the accounts.
+
+    python eval/guided_search.py --data test.json --method beam \\
+        --policy_endpoint http://127.0.0.1:8000/v1 --model policy \\
+        --checkpoint work_dirs/mm_prm --output_file beam.json --judge rule
+
+Problems in, scored rollouts out: the records of generate_rollouts.py with
+`prm_scores`, so extract_calculate.py makes the table, and with `accounts`:
+policy tokens drawn (kept or not), tokens that the PRM computed, tokens that it
+would have computed had every text been scored whole, pictures it encoded,
+seconds. A problem without a finished candidate has one empty, wrong one.
+
+best_of_n   N whole solutions, chosen among at the end
+beam        the best N/M prefixes after every step, M continuations each
+annealed    a beam that narrows: --beam 8:4:2 prefixes are kept
+dvts        N/M separate trees, each goes on from its best continuation
+greedy      one path, the best of N continuations at every step
+reject      N solutions; those rated below --threshold on the way are stopped
+adaptive    M whole solutions at a time until the choice is sure
+
+Finished problems are kept in <output_file>.partial.jsonl until all are done:
+run the same command to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from generate_rollouts import judged
+from guided.accounts import Accounts, totals
+from guided.methods import METHODS, ROOT, Candidate, Plan, StepScore
+
+from benchmarks import BENCHMARKS, add_data_flags, read_benchmark
+from mm_prm import __version__, cli
+from mm_prm.journal import Journal
+from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
+from mm_prm.policy import PolicyClient, ProblemPolicy, Rollout, add_policy_flags, policy_from_flags
+from mm_prm.prm_format import parse_solution, render_steps
+from mm_prm.records import Problem, write_json
+from mm_prm.selection import AGGREGATIONS, aggregate
+from mm_prm.servers import parse_endpoints
+from mm_prm.work import work_through
+
+# ---------------------------------------------------------------- one problem
+
+
+def extended(prefix: Candidate, drawn: Rollout, step_format: str) -> Candidate:
+    """The prefix and what was drawn after it. What has ended is read anew as a whole, as any other solution."""
+    text = render_steps(list(prefix.steps), step_format) + drawn.text
+    logprob = None if None in (prefix.logprob, drawn.logprob) else prefix.logprob + drawn.logprob  # type: ignore[operator]
+    tokens = prefix.tokens + (drawn.tokens or 0)
+    if drawn.more:
+        return Candidate(text, (*prefix.steps, *drawn.steps), None, False, logprob, tokens)
+    steps, answer = parse_solution(text, step_format, drawn.cut)
+    return Candidate(text, tuple(steps), answer, True, logprob, tokens)
+
+
+class Search:
+    """The two engines as a method sees them, for one problem. prm: GrowingPrm or ServedPrm; budget: policy tokens
+    after which nothing more is drawn, None for no bound."""
+
+    def __init__(self, policy: ProblemPolicy, prm: Any, budget: int | None = None):
+        self.policy, self.prm, self.budget = policy, prm, budget
+        self.accounts = Accounts()
+        self.reading = prm.open(policy.problem, self.accounts)
+
+    async def draw(self, prefix: Candidate, n: int, whole: bool = False) -> list[Candidate]:
+        client = self.policy.client
+        if self.budget is not None and self.policy.tokens >= self.budget:
+            return []
+        if prefix.tokens >= client.sampling.max_new_tokens:  # as long as it may be
+            return [replace(prefix, ended=True)] * n
+        drawn = await self.policy.draw(prefix.steps, n, logprobs=True, one_step=not whole, used=prefix.tokens)
+        return [extended(prefix, rollout, client.dialect.step_format) for rollout in drawn]
+
+    async def score(self, candidates: Sequence[Candidate]) -> list[list[StepScore]]:
+        return await self.prm.score(self.reading, [candidate.steps for candidate in candidates])
+
+    async def run(self, method: str, plan: Plan) -> tuple[list[Candidate], list[list[float]]]:
+        """The candidates and the score of each of their steps; one empty candidate where none came to an end."""
+        started = time.monotonic()
+        try:
+            found = await METHODS[method](self.draw, self.score, plan) or [ROOT]
+            scores = [[step.p for step in steps] for steps in await self.score(found)]
+        finally:
+            self.prm.close(self.reading)
+        self.accounts.policy_tokens, self.accounts.seconds = self.policy.tokens, time.monotonic() - started
+        return found, scores
+
+
+def chosen(scores: list[list[float]], aggregation: str) -> int:
+    """The candidate with the best value, the first of equal ones."""
+    values = aggregate(aggregation, scores)
+    return values.index(max(values))
+
+
+async def searched(search: Search, args: argparse.Namespace, plan: Plan, judge: Judge) -> dict[str, Any]:
+    """The record of one problem."""
+    problem = search.policy.problem
+    found, scores = await search.run(args.method, plan)
+    rollouts = [Rollout(one.text, list(one.steps), one.answer, one.logprob) for one in found]
+    record = await judged(problem, rollouts, judge.for_problem(problem))
+    more = {"chosen": chosen(scores, plan.score), "accounts": search.accounts.to_dict()}
+    return {**record, "prm_scores": scores, **more}
+
+
+# ---------------------------------------------------------------- flags
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--benchmark", choices=list(BENCHMARKS), default="seed", help="how to read --data")
+    add_data_flags(parser)
+    parser.add_argument("--output_file", type=Path, required=True, help="scored rollouts, a JSON list")
+    add_method_flags(parser)
+    add_prm_flags(parser)
+    add_policy_flags(parser)
+    parser.set_defaults(prefix_mode="prefill")
+    add_judge_flags(parser)
+    return parser.parse_args()
+
+
+def schedule(text: str) -> tuple[int, ...]:
+    """argparse type: 8:4:2"""
+    return tuple(map(cli.positive_int, text.split(":")))
+
+
+def add_method_flags(parser: argparse.ArgumentParser) -> None:
+    plan = Plan()
+    group = parser.add_argument_group("the search")
+    group.add_argument("--method", choices=list(METHODS), required=True)
+    for name, kind, text in (
+        ("candidates", cli.positive_int, "N"),
+        ("branch", cli.positive_int, "M, continuations of a prefix that is kept; solutions a round (adaptive)"),
+        ("max_steps", cli.positive_int, "candidates with more steps are given up"),
+        ("threshold", cli.fraction, "below it a prefix is hopeless (reject) or a step doubtful (adaptive)"),
+        ("sureness", cli.non_negative, "half-width of a score's bounds in standard deviations (adaptive)"),
+        ("count", cli.non_negative, "rollouts that a score is worth if the PRM does not say (adaptive)"),
+    ):
+        group.add_argument(f"--{name}", type=kind, default=getattr(plan, name), help=text)
+    group.add_argument(
+        "--beam", type=schedule, default=plan.beam, metavar="8:4:2", help="prefixes kept after each step (annealed)"
+    )
+    group.add_argument("--score", choices=list(AGGREGATIONS), default=plan.score, help="aggregation that ranks")
+    group.add_argument(
+        "--budget_tokens",
+        type=cli.positive_int,
+        help="once a problem has drawn so many, it draws no more: to compare methods at equal cost",
+    )
+
+
+def add_prm_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the PRM")
+    group.add_argument("--checkpoint", required=True, help="PRM checkpoint folder")
+    group.add_argument(
+        "--prm_endpoint",
+        type=parse_endpoints,
+        help="servers of that PRM (eval/prm/serve_prm.md), comma-separated; default: it is loaded here",
+    )
+    group.add_argument(
+        "--cache_gib",
+        type=cli.non_negative,
+        default=8.0,
+        help="memory for what the loaded PRM has read; problems that outgrow it are read anew",
+    )
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
+
+
+def plan_from_flags(args: argparse.Namespace) -> Plan:
+    return Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
+
+
+def prm_from_flags(args: argparse.Namespace) -> Any:
+    """GrowingPrm, or ServedPrm where there is an endpoint."""
+    if args.prm_endpoint:
+        from guided.served import PrmServers, ServedPrm
+
+        from mm_prm.prm_model import load_processor, yes_no_ids
+
+        tokenizer = load_processor(args.checkpoint).tokenizer
+        servers = PrmServers("PRM", args.prm_endpoint, args.max_outage, os.environ.get("PRM_API_KEY", "none"))
+        return ServedPrm(servers, tokenizer, *yes_no_ids(tokenizer).tolist())
+    from guided.growing import GrowingPrm, tokens_in
+
+    from mm_prm.prm_model import Prm
+
+    prm = Prm.load(args.checkpoint, dtype=args.dtype)
+    return GrowingPrm(prm, tokens_in(args.cache_gib, prm.model))
+
+
+def run_row(args: argparse.Namespace, plan: Plan, client: PolicyClient, judge: Judge) -> dict[str, Any]:
+    """How candidates are found and judged: a journal of others is not gone on with."""
+    search = {"method": args.method, **asdict(plan), "beam": list(plan.beam), "budget_tokens": args.budget_tokens}
+    prm = {"checkpoint": os.path.abspath(args.checkpoint), "prm_endpoint": args.prm_endpoint, "dtype": args.dtype}
+    how = {"judge": judge.kind, "judge_model": judge.model, "seed": args.seed}
+    return search | prm | how | {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
+
+
+# ---------------------------------------------------------------- all problems
+
+
+class Clock:
+    """Seconds that a search has taken, those of interrupted runs included."""
+
+    def __init__(self, before: float):
+        self.before, self.started = before, time.monotonic()
+
+    def now(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+
+async def search_all(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
+    client, judge, plan = policy_from_flags(args), judge_from_flags(args), plan_from_flags(args)
+    journal.begin(run_row(args, plan, client, judge))
+    prm = prm_from_flags(args)
+    clock = Clock(max([0.0, *(row["clock"] for row in journal.rows if "clock" in row)]))
+
+    async def one(problem: Problem) -> None:
+        search = Search(client.for_problem(problem), prm, args.budget_tokens)
+        row = {"key": problem.key, "record": await searched(search, args, plan, judge), "clock": clock.now()}
+        journal.append(row)
+        journal.rows.append(row)
+
+    try:
+        await work_through(
+            todo, one, args.concurrency, args.method, lambda s: f"{client.tokens / max(s, 1e-9):.0f} tokens/s"
+        )
+    finally:
+        await client.pool.close()
+        await judge.close()
+        print(f"judge: {judge.summary()}", flush=True)
+
+
+def finished(journal: Journal) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row["record"] for row in journal.rows if "key" in row}
+
+
+def main() -> None:
+    args = parse_args()
+    partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
+    if args.output_file.exists():
+        partial.unlink(missing_ok=True)  # a kill may have come between the two
+        print(f"{args.output_file}: already there")
+        return
+    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent, args.image_root)
+    args.output_file.parent.mkdir(parents=True, exist_ok=True)
+    with Journal(partial) as journal:
+        done = finished(journal)
+        todo = [problem for problem in problems if problem.key not in done]
+        print(f"{args.data or args.benchmark}: {len(problems)} problems, {len(done)} already done", flush=True)
+        asyncio.run(search_all(args, todo, journal))
+        records = [finished(journal)[problem.key] for problem in problems]
+        run = {"version": __version__, "benchmark": args.benchmark, "data": str(args.data), **journal.rows[0]["run"]}
+        cost = totals([record["accounts"] for record in records])
+        cost["seconds"] = round(max(row["clock"] for row in journal.rows if "clock" in row), 3)
+        write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), run | {"accounts": cost})
+        write_json(args.output_file, records)
+        journal.remove()
+    right = sum(record["labels"][record["chosen"]] for record in records) / len(records)
+    said = ", ".join(f"{name} {value:.0f}" for name, value in cost.items())
+    print(f"{args.output_file}: {len(records)} problems, {args.method}, {right:.1%} right by {args.score}; {said}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
