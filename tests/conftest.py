@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -106,3 +107,19 @@ def tokenizer(desk):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(desk)
+
+
+@pytest.fixture
+def prm_folder(desk, tokenizer, tmp_path):
+    """The desk checkpoint with Yes and No rows that spread the scores: untrained ones put all near 0.5."""
+    from safetensors.torch import load_file, save_file
+
+    from mm_prm.prm_model import yes_no_ids
+
+    name = "language_model.model.embed_tokens.weight"  # also the LM head: the desk model ties them
+    folder = shutil.copytree(desk, tmp_path / "prm")
+    weights = load_file(folder / "model.safetensors")
+    rows = 0.3 * torch.randn(2, weights[name].shape[1], generator=torch.Generator().manual_seed(15))
+    weights[name][yes_no_ids(tokenizer)] = rows
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -28,7 +28,7 @@ class ChatServer:
                 status = out if isinstance(out, int) else 200
                 body = out if isinstance(out, bytes) else json.dumps({"message": "refused"}).encode()
                 if isinstance(out, list):
-                    body = json.dumps(outer.completion(out)).encode()
+                    body = json.dumps(outer.completion(out, request.get("stop") or ())).encode()
                 try:
                     self.send_response(status)
                     self.send_header("Content-Type", "text/html" if isinstance(out, bytes) else "application/json")
@@ -48,12 +48,13 @@ class ChatServer:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
-    def completion(self, texts):
+    def completion(self, texts, stop=()):
         token = {"token": "t", "logprob": -0.5, "top_logprobs": self.top_logprobs}
         choices = [
             {
                 "index": i,
                 "finish_reason": self.finish_reason,
+                "stop_reason": next((end for end in stop if isinstance(text, str) and text.endswith(end)), None),
                 "message": {"role": "assistant", **(text if isinstance(text, dict) else {"content": text})},
                 "logprobs": {"content": [token] * 3},
             }
@@ -99,3 +100,15 @@ def seeded_policy(request):
             out += f"<step>{kind} in part {number} of the problem</step>"
         solutions.append(f"{out}<answer>{rng.choice(['57', '15', UNSURE]) if slipped else 75}</answer>")
     return solutions
+
+
+def one_step(policy):
+    """The policy for a client that may ask it to stop: the text up to the first of the request's stops."""
+
+    def reply(request):
+        texts = policy(request)
+        for end in request.get("stop") or ():
+            texts = [text[: text.index(end) + len(end)] if end in text else text for text in texts]
+        return texts
+
+    return reply

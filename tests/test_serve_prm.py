@@ -3,38 +3,22 @@
 import random
 import re
 import shlex
-import shutil
 import sys
 
 import openai
 import pytest
-import torch
 from conftest import ROOT
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from serve_policy import CPU_FLAGS, Server, start, stop, wait_until_healthy
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
-from mm_prm.prm_model import Prm, yes_no_ids
-
-NAME = "language_model.model.embed_tokens.weight"  # also the LM head: the desk model ties them
+from mm_prm.prm_model import Prm
 
 
 def block(language):
     """The first code block of that language in the page."""
     return re.search(rf"```{language}\n(.*?)```", (ROOT / "eval/prm/serve_prm.md").read_text(), re.DOTALL).group(1)
-
-
-@pytest.fixture
-def prm_folder(desk, tokenizer, tmp_path):
-    """The desk checkpoint with Yes and No rows that spread the scores: untrained ones put all near 0.5."""
-    folder = shutil.copytree(desk, tmp_path / "prm")
-    weights = load_file(folder / "model.safetensors")
-    rows = 0.3 * torch.randn(2, weights[NAME].shape[1], generator=torch.Generator().manual_seed(15))
-    weights[NAME][yes_no_ids(tokenizer)] = rows
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ A label y is the mean of n rollouts, k = n y of them right; p = softmax(Yes, No)
     beta_binomial   -log of the chance to draw these rollouts, one after the other, from a Beta(s p, s (1 - p)): the
                     rollouts through a state need not all have the same chance (as BetaPRM, arXiv 2605.15529)
 
-The concentration s of beta_binomial comes from the same two logits (`concentration`); P(Yes) is served and read as ever.
+The concentration s of beta_binomial comes from the same two logits; P(Yes) is served and read as ever.
 """
 
 from __future__ import annotations
