@@ -10,5 +10,5 @@ if nvidia-smi -L >/dev/null 2>&1; then BUILD=gpu; fi
 echo "installing the $BUILD stack into .venv (about 6 GB; 1 to 5 minutes)"
 .venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv # --clear: one cut short is made anew
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-.venv/bin/uv pip install --quiet --python .venv/bin/python -e ".[$BUILD,dev]"
+.venv/bin/uv pip install --quiet --python .venv/bin/python -e ".[$BUILD,dev,demo]"
 touch "$STAMP"

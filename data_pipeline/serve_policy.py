@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mm_prm import cli
 from mm_prm.cpu import cpu_dtype
+from mm_prm.vllm_plugin import SPIN
 
 SPREADS = re.compile(r"-(dp|pp|-(data|pipeline)[-_]parallel)")  # flags by which one vLLM server takes many GPUs
 CPU_FLAGS = [
@@ -58,8 +59,10 @@ def cpu_flags() -> list[str]:
 
 
 def cpu_variables() -> dict[str, str]:
-    """Threads that wait asleep: spinning ones fight with the client and whatever else runs for the same few cores."""
-    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    """Threads and processes that wait asleep: spinning ones fight with the client and whatever else runs for the same
+    few cores."""
+    asleep = {"OMP_WAIT_POLICY": "PASSIVE", SPIN: "0"}
+    return {name: os.environ.get(name, value) for name, value in asleep.items()}
 
 
 def gpu_groups(gpus: list[str], size: int, replicas: int | None, extra: Sequence[str]) -> list[list[str]]:

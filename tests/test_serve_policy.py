@@ -1,5 +1,6 @@
 """The launcher of the policy server, with small real processes in the server's place."""
 
+import inspect
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,7 @@ def test_nothing_survives_the_launcher(tmp_path, name):
     port, child = free_port(), tmp_path / "child.py"  # a script below a shell, as in the shell scripts
     child.write_text("import time; from mm_prm import cli; cli.run(lambda: time.sleep(60))")
     launcher = f"""
+from importlib.metadata import entry_points
 from pathlib import Path
 from serve_policy import Server, serve_while
 import sys
@@ -323,3 +326,18 @@ wait"""
     process.send_signal(name)
     assert process.wait(10) == ours
     assert (tmp_path / "calls.saved").exists() and len((tmp_path / "calls").read_text().split()) == 1
+
+
+def test_a_server_on_a_cpu_waits_asleep(monkeypatch):
+    """Its processes wait for each other's messages without spinning: vLLM takes the installed plugin's word for it."""
+    shm_broadcast = pytest.importorskip("vllm.distributed.device_communicators.shm_broadcast")
+    condition = shm_broadcast.SpinCondition
+    monkeypatch.setattr(condition.__init__, "__defaults__", condition.__init__.__defaults__)
+    (plugin,) = [found for found in entry_points(group="vllm.general_plugins") if found.name == "mm_prm"]
+    monkeypatch.delenv("MM_PRM_VLLM_SPIN", raising=False)
+    plugin.load()()
+    assert inspect.signature(condition).parameters["busy_loop_s"].default == 1  # elsewhere as it is
+    for name, value in serve_policy.cpu_variables().items():
+        monkeypatch.setenv(name, value)
+    plugin.load()()
+    assert inspect.signature(condition).parameters["busy_loop_s"].default == 0
