@@ -4,7 +4,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
 import time
 
 import pytest
@@ -118,24 +117,6 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="trees/c.json: not a tree"):
         run_main(monkeypatch, *flags)
     assert not (tmp_path / "trees.html").exists()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    """Headless Chromium by its driver; with a fresh profile and nothing sent anywhere."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("the browser test needs chromium and chromedriver (Debian: apt-get install chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    names = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for name in f"{names} disable-component-update disable-sync user-data-dir={tmp_path / 'profile'}".split():
-        options.add_argument(f"--{name}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 @pytest.mark.slow
