@@ -169,7 +169,8 @@ def main() -> None:
         import gradio as gr
     client, examples = policy_from_flags(args), example_rows(args.examples)
     page = make_page(Demo(client, prm_from_flags(args)), examples)
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # not from the network
+    # Fonts of the machine, none from the network
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     print(f"http://{args.host}:{args.page_port}", flush=True)
     page.queue().launch(
         server_name=args.host,
@@ -181,7 +182,7 @@ def main() -> None:
         quiet=True,
         footer_links=[],
         ssr_mode=False,
-        theme=gr.themes.Base(**fonts),
+        theme=theme,
         css=CSS,
     )
 

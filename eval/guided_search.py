@@ -140,7 +140,8 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
         ("candidates", cli.positive_int, "N"),
         ("branch", cli.positive_int, "M, continuations of a prefix that is kept; solutions a round (adaptive)"),
         ("max_steps", cli.positive_int, "candidates with more steps are given up"),
-        ("threshold", cli.fraction, "below it a prefix is hopeless (reject) or a step doubtful (adaptive)"),
+        ("threshold", cli.fraction, "a prefix rated below it is hopeless (reject)"),
+        ("doubt", cli.fraction, "a step whose lower bound is below it is doubtful (adaptive)"),
         ("sureness", cli.non_negative, "half-width of a score's bounds in standard deviations (adaptive)"),
         ("count", cli.non_negative, "rollouts that a score is worth if the PRM does not say (adaptive)"),
     ):

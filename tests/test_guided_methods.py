@@ -138,7 +138,7 @@ def test_adaptive_cuts_the_rival_before_its_first_doubtful_step():
         {"": "a b", "a": "=1", "b": "c d", "b c": "=2", "b d": "=1"},
         {"1": 0.6, "2": 0.55, "a": 0.9, "b": 0.9, "c": 0.2, "d": 0.9},
     )
-    assert world.run("adaptive", candidates=4, branch=2, threshold=0.5)[:3] == ["a 1", "b c 2", "b d 1"]
+    assert world.run("adaptive", candidates=4, branch=2)[:3] == ["a 1", "b c 2", "b d 1"]
     assert world.draws == [("", 2, "whole"), ("b", 2, "whole")]
 
 
@@ -188,8 +188,8 @@ def test_the_rival_has_another_answer_and_reaches_the_leader():
 
 def test_where_a_rival_is_cut():
     steps = [StepScore(0.9), StepScore(0.6), StepScore(0.7)]
-    assert first_doubtful(steps, Plan(threshold=0.5, count=15.0)) == 1  # 0.6 - 0.122
-    assert first_doubtful(steps, Plan(threshold=0.1)) == 1  # the lowest
+    assert first_doubtful(steps, Plan(doubt=0.5, count=15.0)) == 1  # 0.6 - 0.122
+    assert first_doubtful(steps, Plan(doubt=0.1)) == 1  # the lowest
     candidate = Candidate("abc", ("a", "b", "c"), "c", True, -3.0, 30)
     assert cut_before(candidate, 1) == Candidate("", ("a",), None, False, None, 10)
     assert cut_before(candidate, 0) == ROOT

@@ -17,7 +17,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from mm_prm.answers import canonical
 from mm_prm.selection import aggregate
@@ -39,7 +39,8 @@ class Candidate:
 ROOT = Candidate()
 
 
-class StepScore(NamedTuple):
+@dataclass(frozen=True)
+class StepScore:
     """p: P(Yes) after a step; count: in rollouts, how sure the PRM is of it, None where it does not say."""
 
     p: float
@@ -59,9 +60,9 @@ class Plan:
 
     candidates: N; branch: continuations of a prefix that is kept (M); beam: prefixes kept after the first, second, ...
     step, the last number from then on (`annealed`); max_steps: a candidate that is longer is given up; score: the
-    aggregation that ranks (mm_prm.selection); threshold: below it a prefix is hopeless (`reject`) or a step doubtful
-    (`adaptive`); sureness: half-width of a score's bounds in standard deviations; count: rollouts that a score is
-    worth where the PRM does not say (16: the paper's, of a node).
+    aggregation that ranks (mm_prm.selection); threshold: a prefix rated below it is hopeless (`reject`). Of `adaptive`:
+    doubt: a step whose lower bound is below it is doubtful; sureness: half-width of a score's bounds in standard
+    deviations; count: rollouts that a score is worth where the PRM does not say (16: the paper's, of a node).
     """
 
     candidates: int = 16
@@ -70,6 +71,7 @@ class Plan:
     max_steps: int = 40
     score: str = "last"
     threshold: float = 0.1
+    doubt: float = 0.5
     sureness: float = 1.0
     count: float = 16.0
 
@@ -253,8 +255,8 @@ def rival_of(found: Sequence[Candidate], scores: Sequence[Sequence[StepScore]], 
 
 
 def first_doubtful(steps: Sequence[StepScore], plan: Plan) -> int:
-    """The first step whose lower bound is below the threshold; where there is none, the one with the lowest score."""
-    doubtful = (at for at, step in enumerate(steps) if bounds(step, plan)[0] < plan.threshold)
+    """The first step whose lower bound is below `doubt`; where there is none, the one with the lowest score."""
+    doubtful = (at for at, step in enumerate(steps) if bounds(step, plan)[0] < plan.doubt)
     return next(doubtful, min(range(len(steps)), key=lambda at: steps[at].p))
 
 

@@ -91,7 +91,7 @@ class ServedPrm:
 
     async def post(self, reading: ServedReading, ids: list[int]) -> StepScore:
         both = [self.yes, self.no]
-        sampling = {"max_tokens": 1, "temperature": 0, "logprobs": 2}
+        sampling: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "logprobs": 2}
         sampling |= {"logprob_token_ids": both, "allowed_token_ids": both}
         reply = await self.servers.complete(
             int(reading.problem.key, 16), token_ids=ids, content_parts=reading.pictures, sampling_params=sampling
