@@ -32,13 +32,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "eval"))  # a benchmark runs a stage's own code
+# ruff: noqa: E402
 import numpy as np
 import torch
 from guided.accounts import Accounts
 from guided.growing import GrowingPrm, Reading, Row, tokens_in
 from guided.growing import Path as Text
 from guided.methods import Plan, StepScore
-from guided_search import Search
+from guided.search import Search
 from train_prm import QUESTION, SHAPES, STEP, TILES, make_model, make_pixels, tile
 
 from mm_prm import cli
@@ -50,7 +53,6 @@ from mm_prm.prm_model import Prm, row_tensors, with_position_logits
 from mm_prm.records import Problem, read_seed, write_json
 from mm_prm.servers import ServerPool
 
-ROOT = Path(__file__).parent.parent
 BEAM, KEPT, STEPS, YES_NO, MARK = 8, 2, 8, [1, 2], 4
 
 # ---------------------------------------------------------------- the PRM

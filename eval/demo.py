@@ -20,7 +20,8 @@ from typing import Any
 
 from guided.methods import METHODS, Candidate, Plan, StepScore
 from guided.page import CSS, Seen, candidates_html, spelled, tree_html
-from guided_search import Search, add_prm_flags, prm_from_flags
+from guided.prms import add_prm_flags, prm_from_flags
+from guided.search import Search
 
 from mm_prm import cli
 from mm_prm.pictures import look

@@ -28,77 +28,24 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from generate_rollouts import judged
-from guided.accounts import Accounts, totals
-from guided.methods import METHODS, ROOT, Candidate, Plan, StepScore
+from guided.accounts import totals
+from guided.methods import METHODS, Plan
+from guided.prms import add_prm_flags, prm_from_flags
+from guided.search import Search, chosen
 
 from benchmarks import BENCHMARKS, add_data_flags, read_benchmark
 from mm_prm import __version__, cli
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
-from mm_prm.policy import PolicyClient, ProblemPolicy, Rollout, add_policy_flags, policy_from_flags
-from mm_prm.prm_format import parse_solution, render_steps
+from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
 from mm_prm.records import Problem, write_json
-from mm_prm.selection import AGGREGATIONS, aggregate
-from mm_prm.servers import parse_endpoints
+from mm_prm.selection import AGGREGATIONS
 from mm_prm.work import work_through
-
-# ---------------------------------------------------------------- one problem
-
-
-def extended(prefix: Candidate, drawn: Rollout, step_format: str) -> Candidate:
-    """The prefix and what was drawn after it. What has ended is read anew as a whole, as any other solution."""
-    text = render_steps(list(prefix.steps), step_format) + drawn.text
-    logprob = None if None in (prefix.logprob, drawn.logprob) else prefix.logprob + drawn.logprob  # type: ignore[operator]
-    tokens = prefix.tokens + (drawn.tokens or 0)
-    if drawn.more:
-        return Candidate(text, (*prefix.steps, *drawn.steps), None, False, logprob, tokens)
-    steps, answer = parse_solution(text, step_format, drawn.cut)
-    return Candidate(text, tuple(steps), answer, True, logprob, tokens)
-
-
-class Search:
-    """The two engines as a method sees them, for one problem. prm: GrowingPrm or ServedPrm; budget: policy tokens
-    after which nothing more is drawn, None for no bound."""
-
-    def __init__(self, policy: ProblemPolicy, prm: Any, budget: int | None = None):
-        self.policy, self.prm, self.budget = policy, prm, budget
-        self.accounts = Accounts()
-        self.reading = prm.open(policy.problem, self.accounts)
-
-    async def draw(self, prefix: Candidate, n: int, whole: bool = False) -> list[Candidate]:
-        client = self.policy.client
-        if self.budget is not None and self.policy.tokens >= self.budget:
-            return []
-        if prefix.tokens >= client.sampling.max_new_tokens:  # as long as it may be
-            return [replace(prefix, ended=True)] * n
-        drawn = await self.policy.draw(prefix.steps, n, logprobs=True, one_step=not whole, used=prefix.tokens)
-        return [extended(prefix, rollout, client.dialect.step_format) for rollout in drawn]
-
-    async def score(self, candidates: Sequence[Candidate]) -> list[list[StepScore]]:
-        return await self.prm.score(self.reading, [candidate.steps for candidate in candidates])
-
-    async def run(self, method: str, plan: Plan) -> tuple[list[Candidate], list[list[float]]]:
-        """The candidates and the score of each of their steps; one empty candidate where none came to an end."""
-        started = time.monotonic()
-        try:
-            found = await METHODS[method](self.draw, self.score, plan) or [ROOT]
-            scores = [[step.p for step in steps] for steps in await self.score(found)]
-        finally:
-            self.prm.close(self.reading)
-        self.accounts.policy_tokens, self.accounts.seconds = self.policy.tokens, time.monotonic() - started
-        return found, scores
-
-
-def chosen(scores: list[list[float]], aggregation: str) -> int:
-    """The candidate with the best value, the first of equal ones."""
-    values = aggregate(aggregation, scores)
-    return values.index(max(values))
 
 
 async def searched(search: Search, args: argparse.Namespace, plan: Plan, judge: Judge) -> dict[str, Any]:
@@ -157,43 +104,8 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prm_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the PRM")
-    group.add_argument("--checkpoint", required=True, help="PRM checkpoint folder")
-    group.add_argument(
-        "--prm_endpoint",
-        type=parse_endpoints,
-        help="servers of that PRM (eval/prm/serve_prm.md), comma-separated; default: it is loaded here",
-    )
-    group.add_argument(
-        "--cache_gib",
-        type=cli.non_negative,
-        default=8.0,
-        help="memory for what the loaded PRM has read; problems that outgrow it are read anew",
-    )
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
-
-
 def plan_from_flags(args: argparse.Namespace) -> Plan:
     return Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
-
-
-def prm_from_flags(args: argparse.Namespace) -> Any:
-    """GrowingPrm, or ServedPrm where there is an endpoint."""
-    if args.prm_endpoint:
-        from guided.served import PrmServers, ServedPrm
-
-        from mm_prm.prm_model import load_processor, yes_no_ids
-
-        tokenizer = load_processor(args.checkpoint).tokenizer
-        servers = PrmServers("PRM", args.prm_endpoint, args.max_outage, os.environ.get("PRM_API_KEY", "none"))
-        return ServedPrm(servers, tokenizer, *yes_no_ids(tokenizer).tolist())
-    from guided.growing import GrowingPrm, tokens_in
-
-    from mm_prm.prm_model import Prm
-
-    prm = Prm.load(args.checkpoint, dtype=args.dtype)
-    return GrowingPrm(prm, tokens_in(args.cache_gib, prm.model))
 
 
 def run_row(args: argparse.Namespace, plan: Plan, client: PolicyClient, judge: Judge) -> dict[str, Any]:

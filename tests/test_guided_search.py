@@ -175,7 +175,7 @@ def test_a_step_is_drawn_with_its_prefix_as_the_beginning(tmp_path):
 )
 def test_other_formats_step_by_step(tmp_path, step_format, texts, steps):
     from guided.methods import ROOT
-    from guided_search import Search
+    from guided.search import Search
 
     replies = iter(texts)
     with ChatServer(lambda request: [next(replies)]) as server:

@@ -81,7 +81,7 @@ class Seen:
         return "finished" if steps in self.final else "given up"
 
     def chosen(self) -> Steps | None:
-        """As `guided_search.chosen`: the first of the best ones."""
+        """As `search.chosen`: the first of the best ones."""
         return max(self.final, key=self.value, default=None) if self.final else None
 
 
