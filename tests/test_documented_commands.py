@@ -90,5 +90,5 @@ def test_documented_python_commands_run_as_they_stand(workplace):
         documented = [spelled_out(ROOT / "docs" / name, server.url) for name in ("pipeline.md", "reproduce.md")]
         for command in documented[0] + documented[1]:
             run(*command)
-    assert [len(some) for some in documented] == [23, 6]
+    assert [len(some) for some in documented] == [24, 6]
     assert (workplace / "trees.html").stat().st_size > 10_000 and (workplace / "cases/cases.md").exists()

@@ -1,5 +1,6 @@
 """eval/prm/serve_prm.md does what it says: its command and its client give the scores of Prm.score."""
 
+import asyncio
 import random
 import re
 import shlex
@@ -8,12 +9,15 @@ import sys
 import openai
 import pytest
 from conftest import ROOT
+from guided.accounts import Accounts
+from guided.served import PrmServers, ServedPrm
 from PIL import Image
 from serve_policy import CPU_FLAGS, Server, start, stop, wait_until_healthy
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
-from mm_prm.prm_model import Prm
+from mm_prm.prm_model import Prm, yes_no_ids
+from mm_prm.records import Problem
 
 
 def block(language):
@@ -69,3 +73,22 @@ def test_a_served_prm_gives_the_scores_of_a_loaded_one(prm_folder, url, tmp_path
             found += page["step_scores"](client, prm.processor.tokenizer, question, paths, steps)
     assert min(expected) < 0.2 and max(expected) > 0.9
     assert found == pytest.approx(expected, abs=1e-5)
+    assert asyncio.run(searched(prm, url, problems)) == pytest.approx(expected, abs=1e-5)
+
+
+async def searched(prm, url, problems):
+    """The same scores as guided search asks for them: all candidates of a problem at once, then all of them again."""
+    tokenizer = prm.processor.tokenizer
+    servers = PrmServers("PRM", [f"{url}/v1"], 60, "none")
+    served, found = ServedPrm(servers, tokenizer, *yes_no_ids(tokenizer).tolist()), []
+    for number, (question, paths, candidates) in enumerate(problems):
+        problem, accounts = Problem(str(number), question, "", paths, {"id": number}), Accounts()
+        reading = served.open(problem, accounts)
+        steps = [tuple(candidate) for candidate in candidates]
+        first = await served.score(reading, steps)
+        asked = accounts.prm_tokens
+        assert await served.score(reading, steps) == first and accounts.prm_tokens == asked
+        assert accounts.pictures == len(paths) and 0 < asked <= accounts.prm_tokens_anew / 2
+        found += [step.p for scores in first for step in scores]
+    await servers.close()
+    return found
