@@ -10,6 +10,7 @@ from typing import Any
 
 from guided.accounts import Accounts
 from guided.methods import StepScore
+from mm_prm.packing import common_length
 from mm_prm.prm_format import IMAGE_END, IMAGE_START, MARKER, STEP_SEPARATOR, Encoder, prm_text, process_text
 from mm_prm.records import Problem
 from mm_prm.servers import Garbled, ServerPool, image_part
@@ -32,11 +33,13 @@ class PrmServers(ServerPool):
 
 @dataclass(eq=False)
 class ServedReading:
-    """One problem. scores: by the steps so far, those under way included; opened: its pictures are in the cache."""
+    """One problem. first: ids of the first text; scores: by the steps so far, those under way included; opened: its
+    pictures are in the cache."""
 
     problem: Problem
     accounts: Accounts
     pictures: list[dict[str, Any]]
+    first: list[int] = field(default_factory=list)
     scores: dict[Steps, asyncio.Task[StepScore]] = field(default_factory=dict)
     opened: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -66,9 +69,11 @@ class ServedPrm:
             ends = self.ends(reading.problem, steps) if steps else []
             reading.accounts.prm_tokens_anew += len(ends[-1]) if ends else 0
             for part in new:
-                before = len(ends[len(part) - 2]) if len(part) > 1 else 0
-                reading.accounts.prm_tokens += len(ends[len(part) - 1]) - before
-                reading.scores[part] = asyncio.ensure_future(self.ask(reading, ends[len(part) - 1]))
+                ids = ends[len(part) - 1]
+                before = len(ends[len(part) - 2]) if len(part) > 1 else common_length(reading.first, ids)
+                reading.first = reading.first or ids
+                reading.accounts.prm_tokens += len(ids) - before
+                reading.scores[part] = asyncio.ensure_future(self.ask(reading, ids))
         return [[await reading.scores[part] for part in parts] for parts in prefixes]
 
     def ends(self, problem: Problem, steps: Steps) -> list[list[int]]:
