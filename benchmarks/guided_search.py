@@ -169,7 +169,7 @@ class ByLot:
     def open(self, problem: Problem, accounts: Accounts) -> random.Random:
         return random.Random(problem.key)
 
-    def close(self, reading: Any) -> None:
+    def forget(self, reading: Any) -> None:
         pass
 
     async def score(self, reading: random.Random, candidates: list[tuple[str, ...]]) -> list[list[StepScore]]:

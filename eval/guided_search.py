@@ -146,8 +146,8 @@ async def search_all(args: argparse.Namespace, todo: list[Problem], journal: Jou
             todo, one, args.concurrency, args.method, lambda s: f"{client.tokens / max(s, 1e-9):.0f} tokens/s"
         )
     finally:
-        await client.pool.close()
-        await judge.close()
+        for engine in (client.pool, judge, prm):
+            await engine.close()
         print(f"judge: {judge.summary()}", flush=True)
 
 

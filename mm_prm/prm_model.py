@@ -6,6 +6,7 @@ The only module of mm_prm that needs torch and transformers.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -313,6 +314,8 @@ class Prm:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
         kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
         model, processor = load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint)
+        if (objective := getattr(model.config, "objective", "prm")) != "prm":  # what the fine-tune script wrote there
+            print(f"warning: {checkpoint} was trained with --objective {objective}: no PRM", file=sys.stderr)
         return cls(model, processor, separator, batch_tokens, closes_user)
 
     def __post_init__(self) -> None:

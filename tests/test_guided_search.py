@@ -57,7 +57,7 @@ async def grow(prm, problems, limit, rounds=4):
             pool = grown(draw, pool, 3)
             for steps, scores in zip(pool, await growing.score(reading, pool), strict=True):
                 found[number].append((steps, [score.p for score in scores]))
-        growing.close(reading)
+        growing.forget(reading)
 
     await asyncio.gather(*map(one, range(len(problems))))
     return found, accounts, growing
@@ -80,7 +80,7 @@ def test_scores_as_it_grows_are_those_of_the_whole_text(prm_folder, tmp_path, li
         if limit == 10**6:  # neighbours may share the first words of a step, others do not
             assert len(distinct) <= account.prm_tokens <= once
             assert account.pictures == len(problem.images)
-    growing.read([])  # closed problems are forgotten
+    growing.read([])  # problems that are over are dropped
     assert growing.memory.count == 0 and not growing.readings
 
 

@@ -90,5 +90,5 @@ async def searched(prm, url, problems):
         assert await served.score(reading, steps) == first and accounts.prm_tokens == asked
         assert accounts.pictures == len(paths) and 0 < asked <= accounts.prm_tokens_anew / 2
         found += [step.p for scores in first for step in scores]
-    await servers.close()
+    await served.close()
     return found

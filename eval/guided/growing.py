@@ -103,9 +103,12 @@ class GrowingPrm:
     def open(self, problem: Problem, accounts: Accounts) -> Reading:
         return Reading(problem, accounts)
 
-    def close(self, reading: Reading) -> None:
-        """What was kept for the problem may be forgotten."""
+    def forget(self, reading: Reading) -> None:
+        """The problem is over: the next pass makes room."""
         self.finished.append(reading)
+
+    async def close(self) -> None:
+        """As a server's; there is nothing to close."""
 
     async def score(self, reading: Reading, candidates: Sequence[Steps]) -> list[list[StepScore]]:
         """Every step of every candidate; a candidate without steps has no scores."""
@@ -129,14 +132,14 @@ class GrowingPrm:
             except BaseException as error:  # how far the pass came is not known
                 for request in requests:
                     request.error = error
-                    self.forget(request.reading)
+                    self.drop(request.reading)
 
     # ------------------------------------------------------------ the pass
 
     def read(self, requests: Sequence[Request]) -> None:
         """Read what is new, in as many passes as batch_tokens allow; then forget what is too much."""
         while self.finished:
-            self.forget(self.finished.pop())
+            self.drop(self.finished.pop())
         row = Row()
         for request in requests:
             self.readings.pop(request.reading, None)
@@ -221,14 +224,14 @@ class GrowingPrm:
         for reading in [reading for reading in self.readings if reading not in asked]:
             if self.memory.count <= self.limit:
                 return
-            self.forget(reading)
+            self.drop(reading)
         for request in requests:
             if self.memory.count > self.limit:
                 self.keep(
                     request.reading, {steps[:n] for steps in request.candidates for n in range(1, len(steps) + 1)}
                 )
 
-    def forget(self, reading: Reading) -> None:
+    def drop(self, reading: Reading) -> None:
         self.keep(reading, set())
         self.readings.pop(reading, None)
 

@@ -53,7 +53,7 @@ class Search:
             found = await METHODS[method](self.draw, self.score, plan) or [ROOT]
             scores = [[step.p for step in steps] for steps in await self.score(found)]
         finally:
-            self.prm.close(self.reading)
+            self.prm.forget(self.reading)
         self.accounts.policy_tokens, self.accounts.seconds = self.policy.tokens, time.monotonic() - started
         return found, scores
 

@@ -58,8 +58,11 @@ class ServedPrm:
         parts = [image_part(path)["image_url"]["url"] for path in problem.images]
         return ServedReading(problem, accounts, [{"type": "image_url", "url": url} for url in parts])
 
-    def close(self, reading: ServedReading) -> None:
-        pass
+    def forget(self, reading: ServedReading) -> None:
+        """The server's cache sees to that."""
+
+    async def close(self) -> None:
+        await self.servers.close()
 
     async def score(self, reading: ServedReading, candidates: Sequence[Steps]) -> list[list[StepScore]]:
         """Every step of every candidate; a candidate without steps has no scores."""

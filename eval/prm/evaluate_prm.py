@@ -15,7 +15,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -124,8 +123,6 @@ def main() -> None:
     if args.step_separator is not None:
         separator = args.step_separator.replace("\\n", "\n")
     prm = Prm.load(args.checkpoint, separator, args.batch_tokens, args.dtype, closes_user)
-    if (objective := getattr(prm.model.config, "objective", "prm")) != "prm":  # what the fine-tune script wrote there
-        print(f"warning: {args.checkpoint} was trained with --objective {objective}: no PRM", file=sys.stderr)
     run = {
         "checkpoint": os.path.abspath(args.checkpoint),
         "written": os.stat(Path(args.checkpoint) / "config.json").st_mtime_ns,
