@@ -96,7 +96,7 @@ def packed(model: Any, sequences: list[Encoded], pixels: torch.Tensor) -> list[f
     return logits.double().softmax(-1)[:, 0].tolist()
 
 
-def kept(model: Any, shape: str, pixels: torch.Tensor) -> list[float]:
+def kept(model: Any, shape: str, pixels: torch.Tensor, accounts: Accounts) -> list[float]:
     def tokenizer(word: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [YES_NO[word == "No"]]}
 
@@ -105,7 +105,7 @@ def kept(model: Any, shape: str, pixels: torch.Tensor) -> list[float]:
     )
     growing: Any = Synthetic(prm, 10**9)  # type: ignore[arg-type]
     growing.shape, growing.pixels = shape, pixels
-    reading = growing.open(Problem("1", "", "", [], {}), Accounts())
+    reading = growing.open(Problem("1", "", "", [], {}), accounts)
     found = [asyncio.run(growing.score(reading, texts)) for texts in texts_of_steps()]
     return [scores[-1].p for of_step in found for scores in of_step]
 
@@ -120,21 +120,20 @@ def prm(args: argparse.Namespace) -> None:
     ways: dict[str, Callable[[], list[float]]] = {
         "anew": lambda: [packed(model, [one], pixels)[0] for texts in sequences for one in texts],
         "packed": lambda: [score for texts in sequences for score in packed(model, texts, pixels)],
-        "kept": lambda: kept(model, args.shape, pixels),
+        "kept": lambda: kept(model, args.shape, pixels, accounts),
     }
-    distinct = {steps[:length] for texts in rounds for steps in texts for length in range(1, len(steps) + 1)}
-    head = TILES * tile(args.shape)[1] + QUESTION
     tokens = {
         "anew": sum(len(one.input_ids) for texts in sequences for one in texts),
         "packed": sum(packed_size(texts) for texts in sequences),
-        "kept": head + STEP * len(distinct),
     }
     packed(model, sequences[0][:1], pixels)  # warms up
+    accounts = Accounts()
     seconds, scores = {}, {}
     for name, run in ways.items():
         began = time.perf_counter()
         scores[name] = run()
         seconds[name] = time.perf_counter() - began
+    tokens["kept"] = accounts.prm_tokens
     rows = {
         name: {
             "tokens": tokens[name],
@@ -181,7 +180,7 @@ async def rate(args: argparse.Namespace, problems: list[Problem], method: str, p
     pool = ServerPool("policy", os.environ["POLICY_ENDPOINT"].split(","), 600, "none")
     sampling = Sampling(repetition_penalty=1.0, max_new_tokens=args.max_new_tokens)
     client = PolicyClient(pool, "policy", sampling, Dialect("prefill"), seed)
-    plan = Plan(candidates=16, branch=16 if method == "best_of_n" else 4, max_steps=12)
+    plan = Plan(candidates=16, max_steps=12)
     began = time.perf_counter()
     await asyncio.gather(*(Search(client.for_problem(problem), prm).run(method, plan) for problem in problems))
     seconds = time.perf_counter() - began
@@ -206,7 +205,7 @@ def serve(args: argparse.Namespace) -> None:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.rounds + 1):
         for name, (method, engine) in ways.items():
-            growing = engine or GrowingPrm(loaded, tokens_in(4, loaded.model))
+            growing = engine or GrowingPrm(loaded, tokens_in(None, loaded.model))
             rates[name].append(asyncio.run(rate(args, problems, method, growing, turn)))
     print(f"\n{len(problems)} problems at once, N = 16, {args.rounds} rounds\n")
     print("| draws | tokens/s | ratio |\n|---|---|---|")

@@ -63,20 +63,21 @@ class Demo:
         self, picture: str | None, question: str, method: str, candidates: int, branch: int, score: str, seed: int
     ) -> AsyncIterator[tuple[str, str, str]]:
         """What the page shows, again and again until the search is over: a line, the candidates, the tree."""
-        try:
-            problem = asked(picture, question, seed)
-        except ValueError as error:
+        seen = Seen(score)
+        try:  # a large picture takes its time: not that of the others
+            problem = await asyncio.to_thread(asked, picture, question, seed)
+            policy = await asyncio.to_thread(self.client.for_problem, problem)
+            search = WatchedSearch(policy, self.prm, seen)
+        except (ValueError, cli.Fault) as error:
             yield note(str(error)), "", ""
             return
         plan = Plan(candidates=int(candidates), branch=int(branch), score=score)
-        seen = Seen(score)
-        search = WatchedSearch(self.client.for_problem(problem), self.prm, seen)
         task = asyncio.ensure_future(search.run(method, plan))
         try:
             while not (await asyncio.wait({task}, timeout=PAUSE))[0]:
                 yield note(f"searching: {search.policy.tokens} tokens drawn"), candidates_html(seen), tree_html(seen)
             found, _ = await task
-            seen.final = [one.steps for one in found if one.ended]
+            seen.finish([one.steps for one in found if one.answer])
             yield note(said(search, seen)), candidates_html(seen), tree_html(seen)
         except cli.Fault as error:
             yield note(str(error)), candidates_html(seen), tree_html(seen)
@@ -118,11 +119,14 @@ def example_rows(path: Path | None) -> list[list[str | None]]:
     return [[problem.images[0] if problem.images else None, problem.question] for problem in few]
 
 
-def make_page(demo: Demo, examples: list[list[str | None]]) -> Any:
+def make_page(demo: Demo, examples: list[list[str | None]], in_flight: int) -> Any:
+    """in_flight: searches at once, of all visitors."""
     import gradio as gr
 
     plan = Plan()
-    with gr.Blocks(title="MM-PRM: guided search", analytics_enabled=False, fill_width=True) as page, gr.Row():
+    kept = (3600, 3600)  # seconds between two looks at old uploads, and their age
+    head = {"title": "MM-PRM: guided search", "analytics_enabled": False, "fill_width": True, "delete_cache": kept}
+    with gr.Blocks(**head) as page, gr.Row():  # type: ignore[arg-type]
         with gr.Column(scale=2):
             # image_mode None: the file as it came, opened in the project's own way
             picture = gr.Image(
@@ -146,15 +150,19 @@ def make_page(demo: Demo, examples: list[list[str | None]]) -> Any:
         with gr.Column(scale=3):
             tree = gr.HTML(elem_id="tree")
         inputs = [picture, question, method, number, branch, score, seed]
-        running = run.click(demo.search, inputs, [line, found, tree], concurrency_limit=None, show_progress="hidden")
-        stop.click(None, cancels=[running])
+        running = run.click(
+            demo.search, inputs, [line, found, tree], concurrency_limit=in_flight, show_progress="hidden"
+        )
+        stop.click(lambda: note("stopped"), None, line, cancels=[running])
     return page
 
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--examples", type=Path, help="seed file whose first problems can be clicked")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; whoever reaches it searches on your servers"
+    )
     parser.add_argument("--page_port", type=cli.positive_int, default=7860, help="port of the page")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     add_prm_flags(parser)
@@ -169,7 +177,7 @@ def main() -> None:
     with cli.refusing("the page needs gradio: pip install -e '.[demo]'"):
         import gradio as gr
     client, examples = policy_from_flags(args), example_rows(args.examples)
-    page = make_page(Demo(client, prm_from_flags(args)), examples)
+    page = make_page(Demo(client, prm_from_flags(args)), examples, args.concurrency)
     # Fonts of the machine, none from the network
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     print(f"http://{args.host}:{args.page_port}", flush=True)

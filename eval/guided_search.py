@@ -8,7 +8,7 @@ Problems in, scored rollouts out: the records of generate_rollouts.py with
 `prm_scores`, so extract_calculate.py makes the table, and with `accounts`:
 policy tokens drawn (kept or not), tokens that the PRM computed, tokens that it
 would have computed had every text been scored whole, pictures it encoded,
-seconds. A problem without a finished candidate has one empty, wrong one.
+seconds. A candidate without an answer has no steps, and so loses.
 
 best_of_n   N whole solutions, chosen among at the end
 beam        the best N/M prefixes after every step, M continuations each
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +34,7 @@ from typing import Any
 from generate_rollouts import judged
 from guided.accounts import totals
 from guided.methods import METHODS, Plan
-from guided.prms import add_prm_flags, prm_from_flags
+from guided.prms import add_prm_flags, prm_from_flags, prm_run
 from guided.search import Search, chosen
 
 from benchmarks import BENCHMARKS, add_data_flags, read_benchmark
@@ -85,16 +84,20 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=list(METHODS), required=True)
     for name, kind, text in (
         ("candidates", cli.positive_int, "N"),
-        ("branch", cli.positive_int, "M, continuations of a prefix that is kept; solutions a round (adaptive)"),
+        ("branch", cli.positive_int, "M, continuations of a kept prefix; solutions a round (adaptive, or a budget)"),
         ("max_steps", cli.positive_int, "candidates with more steps are given up"),
-        ("threshold", cli.fraction, "a prefix rated below it is hopeless (reject)"),
+        ("threshold", cli.fraction, "a prefix whose last step has less is hopeless (reject)"),
         ("doubt", cli.fraction, "a step whose lower bound is below it is doubtful (adaptive)"),
         ("sureness", cli.non_negative, "half-width of a score's bounds in standard deviations (adaptive)"),
         ("count", cli.non_negative, "rollouts that a score is worth if the PRM does not say (adaptive)"),
     ):
         group.add_argument(f"--{name}", type=kind, default=getattr(plan, name), help=text)
     group.add_argument(
-        "--beam", type=schedule, default=plan.beam, metavar="8:4:2", help="prefixes kept after each step (annealed)"
+        "--beam",
+        type=schedule,
+        default=plan.beam,
+        metavar="8:4:2",
+        help="prefixes kept after each step (annealed); default: N/M, then half as many after every step",
     )
     group.add_argument("--score", choices=list(AGGREGATIONS), default=plan.score, help="aggregation that ranks")
     group.add_argument(
@@ -105,15 +108,20 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_from_flags(args: argparse.Namespace) -> Plan:
-    return Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
+    told = {name: getattr(args, name) for name in Plan.__dataclass_fields__ if hasattr(args, name)}
+    return Plan(**told, at_once=None if args.budget_tokens is None else args.branch)
 
 
-def run_row(args: argparse.Namespace, plan: Plan, client: PolicyClient, judge: Judge) -> dict[str, Any]:
+def run_row(args: argparse.Namespace, plan: Plan, client: PolicyClient, judge: Judge, prm: Any) -> dict[str, Any]:
     """How candidates are found and judged: a journal of others is not gone on with."""
     search = {"method": args.method, **asdict(plan), "beam": list(plan.beam), "budget_tokens": args.budget_tokens}
-    prm = {"checkpoint": os.path.abspath(args.checkpoint), "prm_endpoint": args.prm_endpoint, "dtype": args.dtype}
     how = {"judge": judge.kind, "judge_model": judge.model, "seed": args.seed}
-    return search | prm | how | {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
+    return (
+        search
+        | prm_run(args, prm)
+        | how
+        | {"policy": client.model, **asdict(client.sampling), **asdict(client.dialect)}
+    )
 
 
 # ---------------------------------------------------------------- all problems
@@ -131,8 +139,8 @@ class Clock:
 
 async def search_all(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
     client, judge, plan = policy_from_flags(args), judge_from_flags(args), plan_from_flags(args)
-    journal.begin(run_row(args, plan, client, judge))
     prm = prm_from_flags(args)
+    journal.begin(run_row(args, plan, client, judge, prm))
     clock = Clock(max([0.0, *(row["clock"] for row in journal.rows if "clock" in row)]))
 
     async def one(problem: Problem) -> None:
@@ -169,7 +177,8 @@ def main() -> None:
         todo = [problem for problem in problems if problem.key not in done]
         print(f"{args.data or args.benchmark}: {len(problems)} problems, {len(done)} already done", flush=True)
         asyncio.run(search_all(args, todo, journal))
-        records = [finished(journal)[problem.key] for problem in problems]
+        done = finished(journal)
+        records = [done[problem.key] for problem in problems]
         run = {"version": __version__, "benchmark": args.benchmark, "data": str(args.data), **journal.rows[0]["run"]}
         cost = totals([record["accounts"] for record in records])
         cost["seconds"] = round(max(row["clock"] for row in journal.rows if "clock" in row), 3)

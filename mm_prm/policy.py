@@ -83,24 +83,33 @@ class ProblemPolicy:
         text = f"{self.client.seed} {self.problem.key} {self.calls}"
         return int.from_bytes(hashlib.md5(text.encode()).digest()[:6], "big")
 
-    def messages(self, prefix: Sequence[str]) -> list[dict[str, Any]]:
-        """The chat: in prompt mode the prefix is part of the question, in prefill mode the reply's beginning."""
+    def messages(self, prefix: Sequence[str], written: str = "") -> list[dict[str, Any]]:
+        """The chat: in prompt mode the prefix is part of the question, in prefill mode the reply's beginning, as it was
+        written where that is known."""
         dialect = self.client.dialect
         rendered = render_steps(list(map(defuse, prefix)), dialect.step_format)
         prefill = dialect.prefix_mode == "prefill"
         text = policy_prompt(defuse(self.problem.question), "" if prefill else rendered, dialect.step_format)
         messages = [{"role": "user", "content": [*self.images, {"type": "text", "text": text}]}]
-        return [*messages, {"role": "assistant", "content": rendered}] if prefill and prefix else messages
+        begun = defuse(written) or rendered
+        return [*messages, {"role": "assistant", "content": begun}] if prefill and begun else messages
 
     async def draw(
-        self, prefix: Sequence[str], n: int, logprobs: bool = False, one_step: bool = False, used: int = 0
+        self,
+        prefix: Sequence[str],
+        n: int,
+        logprobs: bool = False,
+        one_step: bool = False,
+        written: str = "",
+        used: int = 0,
     ) -> list[Rollout]:
         """n rollouts that follow `prefix`, with their log-probabilities if asked. Raises Unreachable or Fault.
 
-        one_step: stop at the end of the next step; used: of max_new_tokens, by the prefix.
+        one_step: stop at the end of the next step; written: the prefix as the policy wrote it; used: its tokens, of
+        max_new_tokens.
         """
         client, sampling = self.client, self.client.sampling
-        step_format, messages = client.dialect.step_format, self.messages(prefix)
+        step_format, messages = client.dialect.step_format, self.messages(prefix, written)
         prefill = messages[-1]["role"] == "assistant"
         reply = await client.pool.complete(
             self.home,

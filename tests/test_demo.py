@@ -46,10 +46,10 @@ def test_candidates_are_shown_best_first_and_the_chosen_one_on_top():
         *("finished, min 0.300, answer 1", "0.900", "a", "0.300", "1"),
         *("is being written, min 0.100", "0.100", "b"),
     ]
-    seen.final = [("a", "1"), ("a", "2")]
+    seen.finish([("a", "1"), ("a", "2")])
     assert texts(candidates_html(seen))[0] == "chosen, min 0.700, answer 2"
     assert texts(candidates_html(seen))[-4:] == ["1 given up", "given up, min 0.100", "0.100", "b"]
-    seen.final = []
+    seen.finish([])
     assert texts(candidates_html(seen))[:2] == ["3 given up", "given up, min 0.700, answer 2"]
 
 
@@ -57,7 +57,7 @@ def test_the_tree_draws_equal_beginnings_once():
     seen = seen_search()
     assert texts(tree_html(seen)) == ["0.900", "a", "0.300", "1", "0.700", "2", "0.100", "b"]
     assert 'class="left"' not in tree_html(seen)
-    seen.final = [("a", "1")]
+    seen.finish([("a", "1")])
     assert tree_html(seen).count('<li class="left">') == 2
 
 

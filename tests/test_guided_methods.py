@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from guided.methods import (
@@ -14,6 +15,7 @@ from guided.methods import (
     cut_before,
     distinct,
     first_doubtful,
+    halved,
     rival_of,
     shares,
 )
@@ -55,12 +57,12 @@ class World:
 
 def test_best_of_n_draws_whole_solutions_and_scores_nothing():
     world = World({"": "a b", "a": "=1", "b": "=2 =3"}, {})
-    assert world.run("best_of_n", candidates=5, branch=2) == ["a 1", "b 2", "a 1", "b 3", "a 1"]
-    assert world.draws == [("", 2, "whole"), ("", 2, "whole"), ("", 1, "whole")] and world.scored == []
+    assert world.run("best_of_n", candidates=5) == ["a 1", "b 2", "a 1", "b 3", "a 1"]
+    assert world.draws == [("", 5, "whole")] and world.scored == []
 
 
 def test_a_budget_ends_best_of_n_with_what_is_there():
-    assert World({"": "=1"}, {}, budget=5).run("best_of_n", candidates=8, branch=4) == ["1"] * 4
+    assert World({"": "=1"}, {}, budget=5).run("best_of_n", candidates=8, at_once=4) == ["1"] * 4
 
 
 def test_beam_keeps_the_best_prefixes_and_continues_them_to_n():
@@ -95,6 +97,24 @@ def test_annealed_narrows_as_its_schedule_says():
     # 2 x 2 first steps; a and b are kept, 2 continuations each; then a e alone
     assert world.run("annealed", beam=(2, 1), branch=2) == ["a e 1", "a e i 5", "a e i 5"]
     assert world.draws == [("", 4), ("a", 2), ("b", 2), ("a e", 2), ("a e i", 2)]
+
+
+def test_annealed_halves_its_beam_by_itself():
+    world = World({"": "a b", "a": "c d", "b": "e f", "a c": "=1", "b e": "=2"}, {"c": 0.9, "a": 0.9, "b": 0.8})
+    assert world.run("annealed", candidates=4, branch=2) == ["a c 1", "a c 1"]
+    assert world.draws == [("", 4), ("a", 2), ("b", 2), ("a c", 2)] and halved(9) == (9, 4, 2, 1)
+
+
+def test_what_ends_without_an_answer_takes_no_place():
+    def world():
+        made = World({"": "a b", "b": "=1"}, {"a": 0.9, "b": 0.5})
+        step = made.next_of
+        made.next_of = lambda one: replace(step(one), ended=True) if not one.steps and not made.times[()] else step(one)
+        return made  # a, the best one, has ended there
+
+    assert world().run("beam", candidates=2, branch=2) == ["b 1", "b 1"]
+    assert world().run("dvts", candidates=2, branch=2) == ["b 1", "b 1"]
+    assert world().run("reject", candidates=2) == ["b 1"]
 
 
 def test_dvts_keeps_its_trees_apart():
@@ -198,4 +218,4 @@ def test_where_a_rival_is_cut():
 def test_small_things():
     assert shares(7, 3) == [3, 2, 2]
     a, b = Candidate("a", ("a",)), Candidate("b", ("b",))
-    assert distinct([a, b, Candidate("a again", ("a",)), b]) == [a, b]
+    assert distinct([a, b, Candidate("a again", ("a",))]) == [a, b]

@@ -15,6 +15,7 @@ from guided.memory import Memory, spans
 from guided.methods import METHODS
 from PIL import Image
 
+from mm_prm.cli import Fault
 from mm_prm.policy import Dialect, PolicyClient, Sampling
 from mm_prm.prm_format import prm_text, process_text
 from mm_prm.prm_model import Prm, image_token_counts
@@ -125,14 +126,29 @@ def test_a_fault_in_a_pass_is_told_and_leaves_nothing_half_read(prm_folder, tmp_
         raise MemoryError
 
     growing.forward = out_of_memory
-    with pytest.raises(MemoryError):
+    with pytest.raises(Fault, match="1: the PRM failed .MemoryError"):
         asyncio.run(growing.score(reading, [("a",)]))
     growing.forward = forward
     assert len(asyncio.run(growing.score(reading, [("a", "b")]))[0]) == 2
 
 
+def test_a_request_that_was_cancelled_is_not_read(prm_folder, tmp_path):
+    growing = GrowingPrm(Prm.load(str(prm_folder), dtype="float32"), 10**6)
+    one, other = (growing.open(make_problem(tmp_path, number), Accounts()) for number in (1, 2))
+
+    async def cancel_one():
+        tasks = [asyncio.ensure_future(growing.score(reading, [("a",)])) for reading in (one, other)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    cancelled, scores = asyncio.run(cancel_one())
+    assert isinstance(cancelled, asyncio.CancelledError) and len(scores[0]) == 1
+    assert list(growing.readings) == [other]
+
+
 def test_places():
-    memory = Memory()
+    memory = Memory(10**6)
     first, second = memory.take(3), memory.take(2)
     assert first.tolist() == [0, 1, 2] and second.tolist() == [3, 4]
     memory.free(first[1:2])
@@ -170,7 +186,9 @@ def test_a_step_is_drawn_with_its_prefix_as_the_beginning(tmp_path):
     [
         ("paragraphs", ["so 3 sides\n\n", "Step 2: 5 + 70\n\n", "Answer: 75"], ["so 3 sides", "Step 2: 5 + 70", "75"]),
         ("think", ["<think>so 3\n\n", "5 + 70\n\n", "</think>\n<answer>75</answer>"], ["so 3", "5 + 70", "75"]),
+        ("think", ["<think>so 3\n\n", "5 + 70</think>\n\n", "<answer>75</answer>"], ["so 3", "5 + 70", "75"]),
         ("paragraphs", ["it is 75\n\n", "Answer: 75\n\n", ""], ["it is 75", "75"]),
+        ("tags", ["<answer>75</answer>\n<step>so</step>", "<step>it is</step>", ""], ["75"]),
     ],
 )
 def test_other_formats_step_by_step(tmp_path, step_format, texts, steps):
@@ -192,6 +210,7 @@ def test_other_formats_step_by_step(tmp_path, step_format, texts, steps):
 
         candidate = asyncio.run(draw())
     assert list(candidate.steps) == steps and candidate.answer == "75" and candidate.tokens == 9
+    assert server.requests[-1]["messages"][-1]["content"] == texts[0] + texts[1]  # as it was written
 
 
 class NoPrm:

@@ -36,8 +36,9 @@ def run(tmp_path):
     (tmp_path / "dev_0.json").write_text(json.dumps([record(0, [1, 0], 1, 1)]))
     (tmp_path / "dev_0_run.json").write_text("{}")
     for number in (4, 16, 64):  # one right in four: Best-of-4 finds it always, from one it has a quarter
-        write(tmp_path, f"best_of_n-{number}-0", [record(n, [1, 0, 0, 0] * (number // 4), 10 * number, 100 + number)
-                                                  for n in range(2)])  # fmt: skip
+        right = [1, 0, 0, 0] * (number // 4)
+        write(tmp_path, f"best_of_n-{number}-0", [record(n, right, 10 * number, 100 + number) for n in range(2)])
+    write(tmp_path, "best_of_n-1-0", [record(n, [1], 10, 101) for n in range(2)])
     write(tmp_path, "beam-4-0", [record(0, [1], 40, 110), record(1, [0], 40, 110)])
     write(tmp_path, "greedy-64-0", [record(0, [1], 9000, 1), record(1, [1], 9000, 1)])
     return tmp_path
@@ -45,14 +46,14 @@ def run(tmp_path):
 
 def test_best_of_n_at_any_cost(run):
     groups = search_study.read_groups(run, "slips60")
-    curve = BestOfN({number: groups["best_of_n", number] for number in (4, 16, 64)})
+    curve = BestOfN({number: groups["best_of_n", number] for number in (1, 4, 16, 64)})
     assert curve.at[1].tolist() == [[0.25, 0.25]] and curve.at[64].tolist() == [[1.0, 1.0]]
     two = 1 - (48 * 47) / (64 * 63)
     assert curve.at_cost("policy_tokens", 20) == pytest.approx(np.full((1, 2), two))
     assert curve.at_cost("policy_tokens", 15) == pytest.approx(np.full((1, 2), (0.25 + two) / 2))
     assert curve.at_cost("policy_tokens", 3) == pytest.approx(np.full((1, 2), 0.25))  # not less than one
     assert curve.at_cost("policy_tokens", 641) is None
-    assert curve.costs["total"][4] == 144 and curve.costs["total"][2] == 72
+    assert curve.costs["total"][4] == 144 and curve.costs["total"][10] == 144 + 36
 
 
 def test_the_tables(run):

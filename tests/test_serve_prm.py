@@ -16,7 +16,7 @@ from serve_policy import CPU_FLAGS, Server, start, stop, wait_until_healthy
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
-from mm_prm.prm_model import Prm, yes_no_ids
+from mm_prm.prm_model import Prm
 from mm_prm.records import Problem
 
 
@@ -78,9 +78,7 @@ def test_a_served_prm_gives_the_scores_of_a_loaded_one(prm_folder, url, tmp_path
 
 async def searched(prm, url, problems):
     """The same scores as guided search asks for them: all candidates of a problem at once, then all of them again."""
-    tokenizer = prm.processor.tokenizer
-    servers = PrmServers("PRM", [f"{url}/v1"], 60, "none")
-    served, found = ServedPrm(servers, tokenizer, *yes_no_ids(tokenizer).tolist()), []
+    served, found = ServedPrm(PrmServers("PRM", [f"{url}/v1"], 60, "none"), prm.processor), []
     for number, (question, paths, candidates) in enumerate(problems):
         problem, accounts = Problem(str(number), question, "", paths, {"id": number}), Accounts()
         reading = served.open(problem, accounts)
@@ -88,7 +86,7 @@ async def searched(prm, url, problems):
         first = await served.score(reading, steps)
         asked = accounts.prm_tokens
         assert await served.score(reading, steps) == first and accounts.prm_tokens == asked
-        assert accounts.pictures == len(paths) and 0 < asked <= accounts.prm_tokens_anew / 2
+        assert accounts.pictures == len(paths) and 0 < asked <= accounts.prm_tokens_anew
         found += [step.p for scores in first for step in scores]
     await served.close()
     return found

@@ -7,7 +7,6 @@ A new step costs its own tokens; pictures and question are read once for a probl
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from guided.accounts import Accounts
 from guided.memory import Memory, spans
-from guided.methods import StepScore
+from guided.methods import Steps, StepScore
+from mm_prm.cli import Fault, first_line
 from mm_prm.packing import Segment
 from mm_prm.prm_format import prm_text, process_text
 from mm_prm.prm_model import Prm, concentration, image_tiles, yes_no_ids
 from mm_prm.records import Problem
-
-Steps = tuple[str, ...]
 
 
 @dataclass
@@ -38,13 +36,16 @@ class Path:
 
 @dataclass(eq=False)
 class Reading:
-    """What the PRM has read of one problem. paths: by their steps; scores: by the place of the marker."""
+    """What the PRM has read of one problem. paths: by their steps; scores: by the place of the marker; asked: what the
+    last request was for, with its beginnings; texts: all that it was ever asked for."""
 
     problem: Problem
     accounts: Accounts
     paths: dict[Steps, Path] = field(default_factory=dict)
     scores: dict[int, StepScore] = field(default_factory=dict)
     image_tokens: list[int] | None = None
+    asked: set[Steps] = field(default_factory=set)
+    texts: set[Steps] = field(default_factory=set)
 
     def nearest(self, steps: Steps, ids: np.ndarray) -> tuple[int, Path | None]:
         """A path that begins as these tokens do, and for how many of them: that of the longest known beginning, or the
@@ -85,20 +86,31 @@ class Row:
 class Request:
     reading: Reading
     candidates: list[Steps]
+    reply: asyncio.Future[list[list[StepScore]]]
     scores: list[list[StepScore]] | None = None
-    error: BaseException | None = None
+    error: Exception | None = None
+
+    def settle(self) -> None:
+        """Hand over what came of it, unless nobody waits for it any more."""
+        if self.reply.done():
+            return
+        if self.error:
+            self.reply.set_exception(self.error)
+        else:
+            self.reply.set_result(self.scores or [])
 
 
 class GrowingPrm:
-    """limit: tokens that are kept, about; beyond it the problems that were not asked for the longest are read anew."""
+    """limit: tokens that are kept; beyond it what was not asked for last, then whole problems, the one that was asked
+    for longest ago first, are dropped and read anew when they come up."""
 
     def __init__(self, prm: Prm, limit: int):
-        self.prm, self.limit, self.memory = prm, limit, Memory()
+        self.prm, self.limit, self.memory = prm, limit, Memory(limit)
         self.tells_count = getattr(prm.model.config, "label_loss", "soft") == "beta_binomial"
         self.readings: dict[Reading, None] = {}  # the one that was asked for last, last
         self.finished: list[Reading] = []
         self.waiting: list[Request] = []
-        self.turn, self.one_pass = asyncio.Lock(), threading.Lock()
+        self.worker: asyncio.Task[None] | None = None
 
     def open(self, problem: Problem, accounts: Accounts) -> Reading:
         return Reading(problem, accounts)
@@ -111,47 +123,65 @@ class GrowingPrm:
         """As a server's; there is nothing to close."""
 
     async def score(self, reading: Reading, candidates: Sequence[Steps]) -> list[list[StepScore]]:
-        """Every step of every candidate; a candidate without steps has no scores."""
-        request = Request(reading, list(candidates))
+        """Every step of every candidate; a candidate without steps has no scores. Raises Fault."""
+        request = Request(reading, list(candidates), asyncio.get_running_loop().create_future())
         self.waiting.append(request)
-        async with self.turn:  # whoever has it takes all who wait
-            if request.scores is None and request.error is None:
-                batch, self.waiting = self.waiting, []
-                await asyncio.to_thread(self.answer, batch)
-        if request.error:
-            raise request.error
-        assert request.scores is not None
-        return request.scores
+        if self.worker is None or self.worker.done():
+            self.worker = asyncio.ensure_future(self.work())
+        return await request.reply
 
-    def answer(self, requests: list[Request]) -> None:
-        with self.one_pass:  # a cancelled request leaves its thread behind
-            try:
-                self.read(requests)
-                for request in requests:
-                    request.scores = [request.reading.scores_of(steps) for steps in request.candidates]
-            except BaseException as error:  # how far the pass came is not known
-                for request in requests:
-                    request.error = error
-                    self.drop(request.reading)
+    async def work(self) -> None:
+        """All that wait share a pass, while there are such; a pass is not cancelled with a request."""
+        while batch := [request for request in self.waiting if not request.reply.done()]:
+            self.waiting = []
+            await asyncio.to_thread(self.answer, batch)
+            for request in batch:
+                request.settle()
+
+    def answer(self, requests: Sequence[Request]) -> None:
+        """Scores, or an error, for each. What fails together is tried one by one: the fault is one request's."""
+        try:
+            self.read(requests)
+        except Exception as error:  # a picture that went away, memory that was too small
+            for request in requests:
+                self.drop(request.reading)  # how far the pass came is not known
+                if len(requests) > 1:
+                    self.answer([request])
+                else:
+                    request.error = Fault(f"{request.reading.problem.id}: the PRM failed ({first_line(error)})")
 
     # ------------------------------------------------------------ the pass
 
     def read(self, requests: Sequence[Request]) -> None:
-        """Read what is new, in as many passes as batch_tokens allow; then forget what is too much."""
+        """Read what is new, in as many passes as batch_tokens allow."""
         while self.finished:
             self.drop(self.finished.pop())
-        row = Row()
+        row, done = Row(), list[Request]()
         for request in requests:
-            self.readings.pop(request.reading, None)
-            self.readings[request.reading] = None
-            for steps in request.candidates:
-                if steps:
-                    self.add(row, request.reading, steps)
+            self.touch(request)
+            for steps in filter(None, request.candidates):
+                self.add(row, request.reading, steps)
                 if len(row.ids) >= self.prm.batch_tokens:
                     self.forward(row)
                     row = Row()
-        self.forward(row)
-        self.shrink(requests)
+            done.append(request)
+            if not row.ids or request is requests[-1]:
+                self.forward(row)
+                row = Row()
+                self.finish(done)
+
+    def touch(self, request: Request) -> None:
+        reading = request.reading
+        self.readings.pop(reading, None)
+        self.readings[reading] = None
+        reading.asked = {steps[:length] for steps in request.candidates for length in range(1, len(steps) + 1)}
+
+    def finish(self, requests: list[Request]) -> None:
+        """Note their scores; then what was read for them may be dropped."""
+        for request in requests:
+            request.scores = [request.reading.scores_of(steps) for steps in request.candidates]
+        requests.clear()
+        self.shrink()
 
     def add(self, row: Row, reading: Reading, steps: Steps) -> None:
         """The tokens of a text that nobody has read, into the row."""
@@ -161,7 +191,9 @@ class GrowingPrm:
             for number, marker in enumerate(path.markers, 1):
                 part = Path(path.ids[: marker + 1], path.places[: marker + 1], path.markers[:number])
                 reading.paths.setdefault(steps[:number], part)
-        reading.accounts.prm_tokens_anew += len(path.ids)
+        if steps not in reading.texts:
+            reading.accounts.prm_tokens_anew += len(path.ids)
+            reading.texts.add(steps)
 
     def place(self, row: Row, reading: Reading, steps: Steps) -> Path:
         path = self.encoded(row, reading, steps)
@@ -218,18 +250,13 @@ class GrowingPrm:
 
     # ------------------------------------------------------------ what is kept
 
-    def shrink(self, requests: Sequence[Request]) -> None:
-        """Down to the limit: first whole problems, then, of those just asked for, what they did not ask for."""
-        asked = {request.reading for request in requests}
-        for reading in [reading for reading in self.readings if reading not in asked]:
-            if self.memory.count <= self.limit:
-                return
-            self.drop(reading)
-        for request in requests:
+    def shrink(self) -> None:
+        for reading in list(self.readings):
             if self.memory.count > self.limit:
-                self.keep(
-                    request.reading, {steps[:n] for steps in request.candidates for n in range(1, len(steps) + 1)}
-                )
+                self.keep(reading, reading.asked)
+        for reading in list(self.readings):
+            if self.memory.count > self.limit:
+                self.drop(reading)
 
     def drop(self, reading: Reading) -> None:
         self.keep(reading, set())
@@ -245,8 +272,11 @@ class GrowingPrm:
             reading.scores.pop(place, None)
 
 
-def tokens_in(gib: float, model: Any) -> int:
-    """How many tokens' keys and values take so much memory."""
+def tokens_in(gib: float | None, model: Any) -> int:
+    """How many tokens' keys and values take so much memory; by default half of what is free on the model's GPU, 4 GiB
+    on a CPU."""
+    if gib is None:
+        gib = torch.cuda.mem_get_info(model.device)[0] / 2**31 if model.device.type == "cuda" else 4.0
     text = model.config.text_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     values = 2 * text.num_hidden_layers * text.num_key_value_heads * head

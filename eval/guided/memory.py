@@ -12,9 +12,11 @@ SMALLEST = 1024  # places
 
 
 class Memory:
-    """fresh: [tokens], places of the tokens of the pass that is under way."""
+    """limit: places that are wanted at most; it has more only when that many are in use at once. fresh: [tokens],
+    places of the tokens of the pass that is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.used = np.zeros(0, dtype=bool)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # [1, key heads, places, width] each
         self.fresh: Tensor
@@ -28,7 +30,8 @@ class Memory:
         """Places for new tokens, ascending: [count]."""
         missing = count - (len(self.used) - self.count)
         if missing > 0:
-            more = max(missing, len(self.used), SMALLEST)
+            doubled = max(len(self.used), SMALLEST)
+            more = max(missing, min(doubled, self.limit - len(self.used)))
             self.used = np.concatenate([self.used, np.zeros(more, dtype=bool)])
         places = np.flatnonzero(~self.used)[:count]
         self.used[places] = True

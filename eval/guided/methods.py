@@ -7,7 +7,8 @@ A method is one function `method(draw, score, plan) -> candidates`:
     await score(candidates)         what the PRM thinks of every step of each
 
 It returns the candidates that came to an end, in the order in which they did; which of them is the answer is for
-whoever reads their scores. Every round asks for all its draws at once and in a fixed order, so that the same replies
+whoever reads their scores. One that ends without an answer is worth nothing: it takes no place and is not gone on from.
+Every round asks for all its draws at once and in a fixed order, so that the same replies
 make the same search. Equal values rank in the order in which they were drawn.
 """
 
@@ -22,6 +23,8 @@ from typing import Protocol
 from mm_prm.answers import canonical
 from mm_prm.selection import aggregate
 
+Steps = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -29,7 +32,7 @@ class Candidate:
     natural log, summed over its tokens, None where it is not known; tokens: of its text."""
 
     text: str = ""
-    steps: tuple[str, ...] = ()
+    steps: Steps = ()
     answer: str | None = None
     ended: bool = False
     logprob: float | None = 0.0
@@ -58,22 +61,27 @@ Score = Callable[[Sequence[Candidate]], Awaitable[list[list[StepScore]]]]
 class Plan:
     """What the methods can be told.
 
-    candidates: N; branch: continuations of a prefix that is kept (M); beam: prefixes kept after the first, second, ...
-    step, the last number from then on (`annealed`); max_steps: a candidate that is longer is given up; score: the
-    aggregation that ranks (mm_prm.selection); threshold: a prefix rated below it is hopeless (`reject`). Of `adaptive`:
-    doubt: a step whose lower bound is below it is doubtful; sureness: half-width of a score's bounds in standard
-    deviations; count: rollouts that a score is worth where the PRM does not say (16: the paper's, of a node).
+    candidates: N; branch: continuations of a prefix that is kept (M); max_steps: a candidate that is longer is given
+    up; score: the aggregation that ranks (mm_prm.selection).
+    beam (`annealed`): prefixes kept after the first, second, ... step, the last number from then on; none: N / M, then
+    half as many after every step.
+    threshold (`reject`): a prefix whose last step has less is hopeless.
+    doubt, sureness, count (`adaptive`): a step whose lower bound is below `doubt` is doubtful; half-width of a score's
+    bounds in standard deviations; rollouts that a score is worth where the PRM does not say (16: the paper's, of a
+    node).
+    at_once (`best_of_n`): solutions asked for in one request, where a budget may end it; none: all.
     """
 
     candidates: int = 16
     branch: int = 4
-    beam: tuple[int, ...] = (8, 4, 2)
+    beam: tuple[int, ...] = ()
     max_steps: int = 40
     score: str = "last"
     threshold: float = 0.1
     doubt: float = 0.5
     sureness: float = 1.0
     count: float = 16.0
+    at_once: int | None = None
 
 
 Method = Callable[[Draw, Score, Plan], Awaitable[list[Candidate]]]
@@ -83,7 +91,10 @@ Method = Callable[[Draw, Score, Plan], Awaitable[list[Candidate]]]
 
 def distinct(pool: Iterable[Candidate]) -> list[Candidate]:
     """The first of those with the same steps: one prefix, kept twice, is one prefix."""
-    return list({(candidate.steps, candidate.ended): candidate for candidate in reversed(list(pool))}.values())[::-1]
+    found: dict[Steps, Candidate] = {}
+    for candidate in pool:
+        found.setdefault(candidate.steps, candidate)
+    return list(found.values())
 
 
 async def rated(score: Score, pool: Sequence[Candidate], plan: Plan) -> list[float]:
@@ -107,18 +118,18 @@ async def continued(draw: Draw, prefixes: Sequence[Candidate], counts: Sequence[
 
 
 def parted(pool: Iterable[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Those that have ended, and those that have not."""
+    """Those that have ended with an answer, and those that go on."""
     pool = list(pool)
-    return [one for one in pool if one.ended], [one for one in pool if not one.ended]
+    return [one for one in pool if one.ended and one.answer], [one for one in pool if not one.ended]
 
 
 # ---------------------------------------------------------------- the methods
 
 
 async def best_of_n(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
-    """N whole solutions; the PRM only chooses. Drawn `branch` at a time, so that a budget can stop it."""
+    """N whole solutions; the PRM only chooses."""
     found: list[Candidate] = []
-    while more := await draw(ROOT, min(plan.branch, plan.candidates - len(found)), True):
+    while more := await draw(ROOT, min(plan.at_once or plan.candidates, plan.candidates - len(found)), True):
         found += more
         if len(found) >= plan.candidates:
             break
@@ -136,13 +147,19 @@ async def beam(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
 
 
 async def annealed(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
-    """A beam that begins wide and narrows: `beam` says how many prefixes are kept after each step, each gets `branch`
-    continuations. The first step is drawn as often as that makes for the first number."""
+    """A beam that begins wide and narrows: `beam` says how many distinct prefixes are kept after each step; they share
+    `branch` times as many continuations. The first step is drawn as often as that makes for the first number."""
+    beam = plan.beam or halved(max(1, plan.candidates // plan.branch))
 
     def room(number: int, ended: int) -> int:
-        return plan.beam[min(number, len(plan.beam) - 1)] * plan.branch
+        return beam[min(number, len(beam) - 1)] * plan.branch
 
     return await _beams(draw, score, plan, room)
+
+
+def halved(width: int) -> tuple[int, ...]:
+    """8, 4, 2, 1."""
+    return (width, *halved(width // 2)) if width > 1 else (1,)
 
 
 async def _beams(draw: Draw, score: Score, plan: Plan, room: Callable[[int, int], int]) -> list[Candidate]:
@@ -167,10 +184,11 @@ async def dvts(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
     from its best, until the best one has ended. What ended on the way is a candidate as well."""
     tips, ended = [ROOT] * max(1, plan.candidates // plan.branch), []
     for _ in range(plan.max_steps):
-        pools = await continued(draw, tips, [plan.branch] * len(tips))
-        ended += [one for pool in pools for one in pool if one.ended]
+        drawn = [parted(pool) for pool in await continued(draw, tips, [plan.branch] * len(tips))]
+        ended += [one for done, _ in drawn for one in done]
+        pools = [done + active for done, active in drawn if done + active]
         values = iter(await rated(score, [one for pool in pools for one in pool], plan))
-        bests = [pool[ranked([next(values) for _ in pool])[0]] for pool in pools if pool]
+        bests = [pool[ranked([next(values) for _ in pool])[0]] for pool in pools]
         tips = [best for best in bests if not best.ended]
         if not tips:
             break
@@ -183,7 +201,8 @@ async def greedy(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
 
 
 async def reject(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
-    """Best-of-N that stops a candidate once its prefix is rated below the threshold; the last one is never stopped."""
+    """Best-of-N that stops a candidate once P(Yes) of its last step is below the threshold; the last candidate is never
+    stopped."""
     ended: list[Candidate] = []
     pool = await draw(ROOT, plan.candidates)
     for number in range(plan.max_steps):
@@ -191,10 +210,11 @@ async def reject(draw: Draw, score: Score, plan: Plan) -> list[Candidate]:
         ended += done
         if not active or number + 1 == plan.max_steps:
             break
-        values = await rated(score, active, plan)
-        kept = [one for one, value in zip(active, values, strict=True) if value >= plan.threshold]
+        scores = await score(active)
+        lasts = [steps[-1].p if steps else 1.0 for steps in scores]
+        kept = [one for one, last in zip(active, lasts, strict=True) if last >= plan.threshold]
         if not kept and not ended:
-            kept = [active[ranked(values)[0]]]
+            kept = [active[ranked(lasts)[0]]]
         same = {one.steps: one for one in reversed(kept)}  # equal prefixes share a request
         times = Counter(one.steps for one in kept)
         pool = [one for some in await continued(draw, [same[s] for s in times], list(times.values())) for one in some]

@@ -10,10 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from guided.methods import Candidate, StepScore
+from guided.methods import Candidate, Steps, StepScore
 from mm_prm.selection import aggregate
-
-Steps = tuple[str, ...]
 
 CSS = """
 .search, .search li { font-size: 14px; }
@@ -42,12 +40,14 @@ def colour(score: float | None) -> str:
 @dataclass
 class Seen:
     """What a search has shown so far. candidates: by their steps, in the order in which they appeared; scores: of the
-    last step of these steps; final: what the method returned, once it has."""
+    last step of these steps; final: the candidates with an answer, once the search is over; chosen: the first of the
+    best of them."""
 
     aggregation: str
     candidates: dict[Steps, Candidate] = field(default_factory=dict)
     scores: dict[Steps, float] = field(default_factory=dict)
     final: list[Steps] | None = None
+    chosen: Steps | None = None
 
     def drawn(self, candidates: Sequence[Candidate]) -> None:
         for one in candidates:
@@ -67,22 +67,22 @@ class Seen:
         return aggregate(self.aggregation, [scores])[0] if len(scores) == len(steps) else -math.inf
 
     def leaves(self) -> list[Steps]:
-        """Texts that none goes on from: the finished ones first, the best ones first."""
+        """Texts that have ended, or that none goes on from: the finished ones first, the best ones first."""
         begun = {steps[:length] for steps in self.candidates for length in range(len(steps))}
-        shown = [steps for steps in self.candidates if steps and steps not in begun]
+        shown = [steps for steps, one in self.candidates.items() if steps and (one.ended or steps not in begun)]
         return sorted(shown, key=lambda steps: (self.state(steps) != "chosen", self.state(steps), -self.value(steps)))
 
     def state(self, steps: Steps) -> str:
         """What has become of a candidate, in words that sort as they are to be shown."""
         if self.final is None:
             return "finished" if self.candidates[steps].ended else "is being written"
-        if steps == self.chosen():
+        if steps == self.chosen:
             return "chosen"
         return "finished" if steps in self.final else "given up"
 
-    def chosen(self) -> Steps | None:
-        """As `search.chosen`: the first of the best ones."""
-        return max(self.final, key=self.value, default=None) if self.final else None
+    def finish(self, final: Sequence[Steps]) -> None:
+        self.final = list(final)
+        self.chosen = max(self.final, key=self.value, default=None)
 
 
 def step_html(text: str, score: float | None) -> str:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from mm_prm import cli
+from mm_prm.prm_format import PRM_TEXTS
 from mm_prm.servers import parse_endpoints
 
 
@@ -21,23 +22,31 @@ def add_prm_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache_gib",
         type=cli.non_negative,
-        default=8.0,
-        help="memory for what the loaded PRM has read; problems that outgrow it are read anew",
+        help="memory for what the loaded PRM has read, beyond it texts are read anew; default: half of what is free on "
+        "its GPU, 4 on a CPU",
     )
+    group.add_argument("--text", choices=list(PRM_TEXTS), default="training", help="as of evaluate_prm.py")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
 
 
 def prm_from_flags(args: argparse.Namespace) -> Any:
     """GrowingPrm, or ServedPrm where there is an endpoint."""
+    from mm_prm.prm_model import Prm, load_processor
+
+    text = PRM_TEXTS[args.text]
     if args.prm_endpoint:
         from guided.served import PrmServers, ServedPrm
-        from mm_prm.prm_model import load_processor, yes_no_ids
 
-        tokenizer = load_processor(args.checkpoint).tokenizer
         servers = PrmServers("PRM", args.prm_endpoint, args.max_outage, os.environ.get("PRM_API_KEY", "none"))
-        return ServedPrm(servers, tokenizer, *yes_no_ids(tokenizer).tolist())
+        return ServedPrm(servers, load_processor(args.checkpoint), text)
     from guided.growing import GrowingPrm, tokens_in
-    from mm_prm.prm_model import Prm
 
-    prm = Prm.load(args.checkpoint, dtype=args.dtype)
+    prm = Prm.load(args.checkpoint, text.separator, dtype=args.dtype, closes_user=text.closes_user)
     return GrowingPrm(prm, tokens_in(args.cache_gib, prm.model))
+
+
+def prm_run(args: argparse.Namespace, prm: Any) -> dict[str, Any]:
+    """Which PRM it is: scores of another one are not gone on with."""
+    written = os.stat(os.path.join(args.checkpoint, "config.json")).st_mtime_ns
+    how = "served" if args.prm_endpoint else str(prm.prm.model.dtype)
+    return {"checkpoint": os.path.abspath(args.checkpoint), "written": written, "dtype": how, "text": args.text}

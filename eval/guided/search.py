@@ -16,7 +16,7 @@ from mm_prm.selection import aggregate
 
 def extended(prefix: Candidate, drawn: Rollout, step_format: str) -> Candidate:
     """The prefix and what was drawn after it. What has ended is read anew as a whole, as any other solution."""
-    text = render_steps(list(prefix.steps), step_format) + drawn.text
+    text = (prefix.text or render_steps(list(prefix.steps), step_format)) + drawn.text
     logprob = None if None in (prefix.logprob, drawn.logprob) else prefix.logprob + drawn.logprob  # type: ignore[operator]
     tokens = prefix.tokens + (drawn.tokens or 0)
     if drawn.more:
@@ -39,18 +39,21 @@ class Search:
         if self.budget is not None and self.policy.tokens >= self.budget:
             return []
         if prefix.tokens >= client.sampling.max_new_tokens:  # as long as it may be
-            return [replace(prefix, ended=True)] * n
-        drawn = await self.policy.draw(prefix.steps, n, logprobs=True, one_step=not whole, used=prefix.tokens)
+            return []
+        how = {"logprobs": True, "one_step": not whole, "written": prefix.text, "used": prefix.tokens}
+        drawn = await self.policy.draw(prefix.steps, n, **how)  # type: ignore[arg-type]
         return [extended(prefix, rollout, client.dialect.step_format) for rollout in drawn]
 
     async def score(self, candidates: Sequence[Candidate]) -> list[list[StepScore]]:
         return await self.prm.score(self.reading, [candidate.steps for candidate in candidates])
 
     async def run(self, method: str, plan: Plan) -> tuple[list[Candidate], list[list[float]]]:
-        """The candidates and the score of each of their steps; one empty candidate where none came to an end."""
+        """The candidates and the score of each of their steps. One without an answer has no steps, and so loses; where
+        none came to an end there is one such."""
         started = time.monotonic()
         try:
             found = await METHODS[method](self.draw, self.score, plan) or [ROOT]
+            found = [one if one.answer else replace(one, steps=()) for one in found]
             scores = [[step.p for step in steps] for steps in await self.score(found)]
         finally:
             self.prm.forget(self.reading)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guided.accounts import Accounts
-from guided.methods import StepScore
+from guided.methods import Steps, StepScore
 from mm_prm.packing import common_length
-from mm_prm.prm_format import IMAGE_END, IMAGE_START, MARKER, STEP_SEPARATOR, Encoder, prm_text, process_text
+from mm_prm.prm_format import IMAGE_END, IMAGE_START, MARKER, PRM_TEXTS, Encoder, PrmText, prm_text, process_text
+from mm_prm.prm_model import image_token_counts, yes_no_ids
 from mm_prm.records import Problem
 from mm_prm.servers import Garbled, ServerPool, image_part
-
-Steps = tuple[str, ...]
 
 
 class PrmServers(ServerPool):
@@ -33,33 +32,43 @@ class PrmServers(ServerPool):
 
 @dataclass(eq=False)
 class ServedReading:
-    """One problem. first: ids of the first text; scores: by the steps so far, those under way included; opened: its
-    pictures are in the cache."""
+    """One problem. extra: image tokens beyond the one that stands for a picture; first: ids of the first text; scores:
+    by the steps so far, those under way included; opened: its pictures are in the cache; texts: all asked for."""
 
     problem: Problem
     accounts: Accounts
     pictures: list[dict[str, Any]]
+    extra: int
     first: list[int] = field(default_factory=list)
     scores: dict[Steps, asyncio.Task[StepScore]] = field(default_factory=dict)
     opened: asyncio.Lock = field(default_factory=asyncio.Lock)
+    texts: set[Steps] = field(default_factory=set)
 
 
 class ServedPrm:
-    """As `GrowingPrm`: one request for each new step. yes, no: their token ids. What the server computes is not
-    reported: prm_tokens counts what its prefix cache cannot know, the pictures as one token each."""
+    """As `GrowingPrm`: one request for each new step. text: what the PRM reads (PRM_TEXTS). What the server computes is
+    not reported: prm_tokens is what its prefix cache cannot know yet. It says no counts: the log-probabilities do not
+    hold them."""
 
-    def __init__(self, servers: PrmServers, tokenizer: Any, yes: int, no: int, closes_user: bool = True):
-        self.servers, self.encoder, self.yes, self.no = servers, Encoder(tokenizer), yes, no
-        self.separator, self.closes_user = STEP_SEPARATOR, closes_user
+    def __init__(self, servers: PrmServers, processor: Any, text: PrmText = PRM_TEXTS["training"]):
+        self.servers, self.processor, self.encoder = servers, processor, Encoder(processor.tokenizer)
+        self.yes, self.no = yes_no_ids(processor.tokenizer).tolist()
+        self.separator, self.closes_user = text
         # The server puts these around a picture itself
         self.frame = {self.encoder.special[IMAGE_START], self.encoder.special[IMAGE_END]}
 
     def open(self, problem: Problem, accounts: Accounts) -> ServedReading:
         parts = [image_part(path)["image_url"]["url"] for path in problem.images]
-        return ServedReading(problem, accounts, [{"type": "image_url", "url": url} for url in parts])
+        extra = sum(image_token_counts(self.processor, problem.images)) + len(problem.images)  # and its two marks
+        return ServedReading(problem, accounts, [{"type": "image_url", "url": url} for url in parts], extra)
 
     def forget(self, reading: ServedReading) -> None:
-        """The server's cache sees to that."""
+        """What is still asked is asked for nobody; the rest the server's cache sees to."""
+        for task in reading.scores.values():
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled():
+                task.exception()  # seen
 
     async def close(self) -> None:
         await self.servers.close()
@@ -70,12 +79,14 @@ class ServedPrm:
         for steps, parts in zip(candidates, prefixes, strict=True):
             new = [part for part in parts if part not in reading.scores]
             ends = self.ends(reading.problem, steps) if steps else []
-            reading.accounts.prm_tokens_anew += len(ends[-1]) if ends else 0
+            if ends and steps not in reading.texts:
+                reading.accounts.prm_tokens_anew += len(ends[-1]) + reading.extra
+                reading.texts.add(steps)
             for part in new:
                 ids = ends[len(part) - 1]
                 before = len(ends[len(part) - 2]) if len(part) > 1 else common_length(reading.first, ids)
+                reading.accounts.prm_tokens += len(ids) - before + (0 if reading.first else reading.extra)
                 reading.first = reading.first or ids
-                reading.accounts.prm_tokens += len(ids) - before
                 reading.scores[part] = asyncio.ensure_future(self.ask(reading, ids))
         return [[await reading.scores[part] for part in parts] for parts in prefixes]
 

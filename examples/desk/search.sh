@@ -20,32 +20,37 @@ RUN=${DESK_RUN:-runs/desk_search} STUDY=runs/desk
 DATA=$RUN/data
 NUMBERS=${NUMBERS:-16 4 64} SEEDS=${SEEDS:-0 1 2} POLICIES=${POLICIES:-slips60 slips30}
 
-# Method, flags; `annealed` narrows from about N/4 prefixes to one or two
-flags_of() { # method, N
-  case $1 in
-    best_of_n) echo "--branch $2" ;;
-    annealed) case $2 in 4) echo "--beam 1" ;; 16) echo "--beam 4:2:1" ;; *) echo "--beam 16:8:4:2" ;; esac ;;
-    *) echo "--branch 4" ;;
-  esac
-}
-
-search() { # policy, method, N, PRM's seed
-  local output=$RUN/$1/$2-$3-$4.json
-  # shellcheck disable=SC2046  # a list of flags
-  stage "$1: $2, N = $3, PRM $4" "$output" "$PYTHON" eval/guided_search.py --data "$DATA/test.json" --method "$2" \
-    --candidates "$3" $(flags_of "$2" "$3") --max_steps 12 --model policy --checkpoint "$RUN/prm_$4" \
-    "${DRAW[@]}" --concurrency 64 --output_file "$output"
-}
-
-draw() { # everything of one policy, beside its server
+list_searches() { # method, N, PRM's seed. Greedy with N = 4 is dvts, adaptive with N = 4 is best_of_n
   local number method seed
   for seed in $SEEDS; do
     for number in $NUMBERS; do
       for method in best_of_n beam annealed dvts greedy reject adaptive; do
-        search "$1" "$method" "$number" "$seed"
+        case $method-$number in greedy-4 | adaptive-4) ;; *) echo "$method $number $seed" ;; esac
       done
     done
   done
+  for number in 1 2 8 32; do echo "best_of_n $number ${SEEDS%% *}"; done # what it costs in between
+}
+
+search() { # policy, method, N, PRM's seed
+  local output=$RUN/$1/$2-$3-$4.json
+  stage "$1: $2, N = $3, PRM $4" "$output" "$PYTHON" eval/guided_search.py --data "$DATA/test.json" --method "$2" \
+    --candidates "$3" --max_steps 12 --model policy --checkpoint "$RUN/prm_$4" "${DRAW[@]}" --concurrency 64 \
+    --output_file "$output"
+}
+
+searches_left() { # policy
+  local method number seed
+  list_searches | while read -r method number seed; do
+    [ -e "$RUN/$1/$method-$number-$seed.json" ] || echo "$method $number $seed"
+  done
+}
+
+draw() { # everything of one policy, beside its server
+  local method number seed
+  while read -r method number seed <&3; do
+    search "$1" "$method" "$number" "$seed"
+  done 3< <(searches_left "$1")
 }
 
 if [ "${1:-}" = --draw ]; then
@@ -70,8 +75,7 @@ for seed in $SEEDS; do
     --input_file "$STUDY/rollouts_dev.json" --output_file "$RUN/dev_$seed.json"
 done
 for policy in $POLICIES; do
-  stage "$policy: searching" "$RUN/$policy/searched.done" with_server "$RUN/$policy/policy" "$RUN/server_$policy.log" \
-    bash $SELF --draw "$policy"
-  touch "$RUN/$policy/searched.done"
+  [ -z "$(searches_left "$policy")" ] ||
+    with_server "$RUN/$policy/policy" "$RUN/server_$policy.log" bash $SELF --draw "$policy"
 done
 "$PYTHON" examples/desk/search_study.py --run_dir "$RUN"

@@ -5,8 +5,9 @@
 Writes tables.md and search.png. Of a search's candidates the answer is that of
 the rule which was best on dev for that PRM. A method is compared with Best-of-N
 (any N up to 64, by exact expectation over subsets of the 64) at as many policy
-tokens, and at as many tokens of policy and PRM together. Intervals: 95 % of
-2,000 bootstraps that draw PRMs and problems, paired.
+tokens, and at as many tokens of policy and PRM together. Intervals of 2,000
+bootstraps that draw PRMs and problems: 95 %, of differences, which are paired,
+99 %, for there are many.
 """
 
 from __future__ import annotations
@@ -24,12 +25,19 @@ from matplotlib.figure import Figure
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_object, write_atomic
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns, best_of
-from mm_prm.statistics import cluster_draws, interval
+from mm_prm.statistics import cluster_draws
 
 POLICIES = {"slips60": "The policy of quickstart.sh (60 % slips)", "slips30": "A better policy (30 % slips)"}
 METHODS = ("best_of_n", "beam", "annealed", "dvts", "greedy", "reject", "adaptive")
 NUMBERS = (4, 16, 64)
 ALL = max(NUMBERS)
+KNOTS = (1, 2, 4, 8, 16, 32, 64)  # numbers of candidates whose cost is known
+AXES = {
+    "policy_tokens": "policy tokens a problem",
+    "total": "tokens of policy and PRM a problem",
+    "total_anew": "the same, every text scored whole",
+    "seconds": "seconds a problem",
+}
 
 
 def dev_rule(path: Path) -> str:
@@ -61,21 +69,32 @@ class Search:
         return fmean(record["accounts"][account] for record in self.records)
 
 
-Group = list[Search]  # the PRMs of one method and N
+Group = dict[str, Search]  # one method and N, by the PRM
 
 
 def costs(group: Group) -> dict[str, float]:
     """Means over problems and PRMs; total: tokens of policy and PRM."""
     names = ("policy_tokens", "prm_tokens", "prm_tokens_anew", "pictures")
-    found = {name: fmean(search.mean(name) for search in group) for name in names}
-    found["seconds"] = fmean(search.seconds / len(search.records) for search in group)
+    found = {name: fmean(search.mean(name) for search in group.values()) for name in names}
+    found["seconds"] = fmean(search.seconds / len(search.records) for search in group.values())
+    found["total_anew"] = found["policy_tokens"] + found["prm_tokens_anew"]
     return found | {"total": found["policy_tokens"] + found["prm_tokens"]}
 
 
-def text(values: np.ndarray, sign: str = "") -> str:
-    """Percent and interval. values: [PRMs, problems]."""
+def right(group: Group) -> np.ndarray:
+    """[PRMs, problems]."""
+    return np.array([search.right for search in group.values()])
+
+
+def bounds(values: np.ndarray, percent: float = 95) -> np.ndarray:
+    """Of the mean. values: [PRMs, problems]."""
     seeds, problems = (cluster_draws(range(size), number).times for number, size in enumerate(values.shape))
-    low, high = interval(((seeds @ values) * problems).sum(1) / values.size)
+    edge = (100 - percent) / 2
+    return np.percentile(((seeds @ values) * problems).sum(1) / values.size, [edge, 100 - edge])
+
+
+def text(values: np.ndarray, sign: str = "", percent: float = 95) -> str:
+    low, high = bounds(values, percent)
     return f"{100 * values.mean():{sign}.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
@@ -83,33 +102,31 @@ def text(values: np.ndarray, sign: str = "") -> str:
 
 
 class BestOfN:
-    """The curve to compare with. at[k]: [PRMs, problems], accuracy of the best of k."""
+    """The curve to compare with. at[k]: [PRMs, problems], accuracy of the best of k; costs: by account, of 0 to 64."""
 
     def __init__(self, groups: dict[int, Group]):
         self.group = groups[ALL]
         self.at = [np.zeros(0)] + [self.of(k) for k in range(1, ALL + 1)]
-        known = {number: costs(group) for number, group in groups.items()}
+        known = {number: costs(group) for number, group in sorted(groups.items())}
         self.costs = {
-            name: np.interp(range(ALL + 1), [0, *sorted(known)], [0.0, *(known[n][name] for n in sorted(known))])
-            for name in ("policy_tokens", "total")
+            name: np.interp(range(ALL + 1), list(known), [cost[name] for cost in known.values()]) for name in AXES
         }
 
     def of(self, k: int) -> np.ndarray:
-        rows = [
-            [best_of(one.values[search.rule], one.labels, min(k, len(one.labels))) for one in search.candidates]
-            for search in self.group
-        ]
-        return np.array(rows)
+        return np.array(
+            [
+                [best_of(one.values[search.rule], one.labels, min(k, len(one.labels))) for one in search.candidates]
+                for search in self.group.values()
+            ]
+        )
 
     def at_cost(self, name: str, cost: float) -> np.ndarray | None:
-        """Its accuracy at that cost, between two numbers of candidates; None beyond its largest."""
-        number = float(np.interp(cost, self.costs[name], range(ALL + 1)))
+        """Its accuracy at that cost, between two numbers of candidates, of at least one; None beyond its largest."""
         if cost > self.costs[name][-1]:
             return None
-        low = max(1, int(number))
-        high = min(low + 1, ALL)
-        share = min(max(number - low, 0.0), 1.0)
-        return (1 - share) * self.at[low] + share * self.at[high]
+        number = float(np.interp(cost, self.costs[name][1:], range(1, ALL + 1)))
+        low = int(number)
+        return (low + 1 - number) * self.at[low] + (number - low) * self.at[min(low + 1, ALL)]
 
 
 # ---------------------------------------------------------------- tables and figure
@@ -117,31 +134,30 @@ class BestOfN:
 
 def read_groups(run: Path, policy: str) -> dict[tuple[str, int], Group]:
     found: dict[tuple[str, int], Group] = {}
-    rules = {path.stem.removeprefix("dev_"): dev_rule(path) for path in sorted(run.glob("dev_*.json"))
-             if not path.stem.endswith("_run")}  # fmt: skip
+    dev = [path for path in sorted(run.glob("dev_*.json")) if not path.stem.endswith("_run")]
+    rules = {path.stem.removeprefix("dev_"): dev_rule(path) for path in dev}
     for method in METHODS:
-        for number in NUMBERS:
+        for number in KNOTS:
             for seed, rule in rules.items():
                 path = run / policy / f"{method}-{number}-{seed}.json"
                 if path.exists():
                     seconds = read_object(path.with_name(f"{path.stem}_run.json"))["accounts"]["seconds"]
-                    found.setdefault((method, number), []).append(
-                        Search(read_checked(path, parse_scored), seconds, rule)
-                    )
+                    search = Search(read_checked(path, parse_scored), seconds, rule)
+                    found.setdefault((method, number), {})[seed] = search
     return found
 
 
 def difference(group: Group, curve: BestOfN | None, name: str) -> str:
-    """Over Best-of-N at the same cost."""
-    if curve is None or len(group) != len(curve.group):
+    """Over Best-of-N at the same cost, with the PRMs that both have."""
+    if curve is None or list(group) != list(curve.group):
         return ""
     other = curve.at_cost(name, costs(group)[name])
-    return "beyond 64" if other is None else text(np.array([search.right for search in group]) - other, "+")
+    return "beyond 64" if other is None else text(right(group) - other, "+", 99)
 
 
 def row(method: str, number: int, group: Group, curve: BestOfN | None) -> str:
     cost = costs(group)
-    cells = [method, str(number), str(len(group)), text(np.array([search.right for search in group]))]
+    cells = [method, str(number), str(len(group)), text(right(group))]
     cells += [f"{cost[name]:,.0f}" for name in ("policy_tokens", "prm_tokens", "prm_tokens_anew")]
     cells += [f"{cost['pictures']:.1f}", f"{cost['seconds']:.2f}"]
     cells += ["", ""] if method == "best_of_n" else [difference(group, curve, n) for n in ("policy_tokens", "total")]
@@ -152,7 +168,7 @@ def baselines(group: Group) -> list[str]:
     """What needs no PRM, or uses it in another way, on the candidates of Best-of-64."""
     names = ("random", "majority", "likelihood", "weighted_vote", "pass")
     lines = [f"| rule | {' | '.join(f'N = {number}' for number in NUMBERS)} |", "|---" * (len(NUMBERS) + 1) + "|"]
-    columns = {k: [accuracy_columns(search.candidates, k) for search in group] for k in NUMBERS}
+    columns = {k: [accuracy_columns(search.candidates, k) for search in group.values()] for k in NUMBERS}
     for name in names:
         if all(name in found for found in columns[ALL]):
             cells = [text(np.array([found[name] for found in columns[k]])) for k in NUMBERS]
@@ -163,36 +179,40 @@ def baselines(group: Group) -> list[str]:
 def table(groups: dict[tuple[str, int], Group], curve: BestOfN | None) -> list[str]:
     head = ["method", "N", "PRMs", "accuracy", "policy tokens", "PRM tokens", "PRM tokens, each text anew", "pictures",
             "s a problem", "over Best-of-N, same policy tokens", "same tokens of both"]  # fmt: skip
-    rows = [row(method, number, group, curve) for (method, number), group in groups.items()]
+    rows = [row(method, number, group, curve) for (method, number), group in groups.items() if number in NUMBERS]
     return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows, ""]
 
 
 def curve_of(groups: dict[tuple[str, int], Group]) -> BestOfN | None:
     found = {number: group for (method, number), group in groups.items() if method == "best_of_n"}
-    return BestOfN(found) if ALL in found else None
+    return BestOfN(found) if {1, ALL} <= set(found) else None
 
 
-def points_of(groups: dict[tuple[str, int], Group], method: str, account: str) -> list[tuple[float, float]]:
-    """(cost, accuracy in percent) of a method, by its cost."""
-    found = [group for (name, _), group in groups.items() if name == method]
-    return sorted((costs(group)[account], 100 * fmean(search.right.mean() for search in group)) for group in found)
+def draw_method(axes: Any, groups: dict[tuple[str, int], Group], number: int, account: str) -> None:
+    """A method's points with their intervals, in the order of its N."""
+    found = sorted((n, group) for (name, n), group in groups.items() if name == METHODS[number])
+    if not found:
+        return
+    x, y = [costs(group)[account] for _, group in found], [100 * right(group).mean() for _, group in found]
+    low, high = zip(*(100 * bounds(right(group)) for _, group in found), strict=True)
+    axes.plot(x, y, "o-", ms=4, color=f"C{number}", label=METHODS[number])
+    axes.vlines(x, low, high, color=f"C{number}", alpha=0.35)
 
 
 def draw(parts: Sequence[tuple[str, dict[tuple[str, int], Group], BestOfN | None]], path: Path) -> None:
-    figure = Figure(figsize=(10, 4 * len(parts)), dpi=150, layout="constrained")
-    panels = figure.subplots(len(parts), 2, squeeze=False)
+    """A row for each policy, a panel for each account."""
+    figure = Figure(figsize=(16, 4 * len(parts)), dpi=110, layout="constrained")
+    panels = figure.subplots(len(parts), len(AXES), squeeze=False)
     for (title, groups, curve), line in zip(parts, panels, strict=True):
-        for axes, name in zip(line, ("policy_tokens", "total"), strict=True):
+        for axes, (account, what) in zip(line, AXES.items(), strict=True):
             if curve:
-                axes.plot(
-                    curve.costs[name][1:], [100 * at.mean() for at in curve.at[1:]], color="black", label="best_of_n"
-                )
-            for number, method in enumerate(METHODS[1:]):
-                if points := points_of(groups, method, name):
-                    axes.plot(*zip(*points, strict=True), "o-", ms=4, color=f"C{number}", label=method)
-            what = "policy tokens a problem" if name == "policy_tokens" else "tokens of policy and PRM a problem"
-            axes.set(xscale="log", xlabel=what, ylabel="accuracy, %", title=title)
+                accuracy = [100 * at.mean() for at in curve.at[1:]]
+                axes.plot(curve.costs[account][1:], accuracy, color="black", label="best_of_n")
+            for number in range(1, len(METHODS)):
+                draw_method(axes, groups, number, account)
+            axes.set(xscale="log", xlabel=what, ylabel="accuracy, %")
             axes.grid(alpha=0.25)
+        line[0].set_title(title, loc="left")
         line[0].legend(fontsize=7)
     figure.savefig(path)
 
@@ -204,8 +224,14 @@ def report(run: Path) -> str:
         if groups:
             curve = curve_of(groups)
             first = next(iter(groups.values()))
-            rules = ", ".join(search.rule for search in first)
-            lines += [f"## {title}", "", f"{len(first[0].records)} problems; rules fixed on dev: {rules}", ""]
+            rules = ", ".join(search.rule for search in first.values())
+            count = len(next(iter(first.values())).records)
+            lines += [
+                f"## {title}",
+                "",
+                f"{count} problems; rules fixed on dev: {rules}",
+                "",
+            ]
             lines += baselines(curve.group) if curve else []
             lines += table(groups, curve)
             parts.append((title, groups, curve))
