@@ -53,7 +53,7 @@ def test_best_of_n_at_any_cost(run):
     assert curve.at_cost("policy_tokens", 15) == pytest.approx(np.full((1, 2), (0.25 + two) / 2))
     assert curve.at_cost("policy_tokens", 3) == pytest.approx(np.full((1, 2), 0.25))  # not less than one
     assert curve.at_cost("policy_tokens", 641) is None
-    assert curve.costs["total"][4] == 144 and curve.costs["total"][10] == 144 + 36
+    assert curve.costs["total"][4] == 144 and curve.costs["total"][10] == (144 + 276) / 2
 
 
 def test_the_tables(run):
