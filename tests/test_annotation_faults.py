@@ -5,13 +5,11 @@ import errno
 import json
 import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-from conftest import ROOT, run_forked
+from conftest import Forked, run_forked
 from fake_server import UNSURE, ChatServer, seeded_policy, text_of
 from PIL import Image
 
@@ -116,13 +114,11 @@ def test_sigterm_saves_the_trees_in_flight(tmp_path, undisturbed):
         return seeded_policy(request)
 
     with ChatServer(until_enough) as server:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command(seed, out, server.url))], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        process = Forked(*command(seed, out, server.url))
         assert enough.wait(60)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == 3 and "p0: stopped" in errors
+        process.kill(signal.SIGTERM)
+        stopped = process.wait()
+    assert stopped.returncode == 3 and "p0: stopped" in stopped.stderr
     drawn = sum('"draw"' in line for path in out.glob(".partial/*") for line in path.read_text().splitlines())
     assert drawn >= 10
     with ChatServer(seeded_policy) as server:
@@ -138,10 +134,9 @@ def test_two_processes_share_a_folder_without_doing_anything_twice(tmp_path, und
         return seeded_policy(request)
 
     with ChatServer(slow) as server:
-        args = [sys.executable, *map(str, command(seed, out, server.url, "--concurrency", "1"))]
-        both = [subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        errors = [process.communicate(timeout=60)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+        both = [Forked(*command(seed, out, server.url, "--concurrency", "1")) for _ in range(2)]
+        ends = [process.wait() for process in both]
+    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     assert files(out) == undisturbed[0] and len(server.requests) == undisturbed[1]
     assert not (out / ".partial").exists()
 
@@ -481,15 +476,14 @@ def test_ten_kills_change_nothing(tmp_path):
 
     kills, saved = 0, 0
     with ChatServer(slow) as server:
-        args = [sys.executable, *map(str, command(seed, out, server.url, "--concurrency", "3"))]
         while kills < 10:
             before = len(server.requests)
-            process = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            process = Forked(*command(seed, out, server.url, "--concurrency", "3"))
             while process.poll() is None and len(server.requests) < before + 3 + kills % 5:
                 time.sleep(0.01)
             time.sleep(0.013 * (kills % 11))
             assert process.poll() is None, "finished before the last kill: make it slower"
-            process.kill()
+            process.kill(signal.SIGKILL)
             process.wait()
             kills += 1
             saved = max(saved, len(list(out.glob(".partial/*.jsonl"))))

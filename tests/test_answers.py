@@ -3,8 +3,6 @@
 
 import time
 
-import pytest
-
 from mm_prm.answers import canonical, compute, glance, normalise, rule_verdict
 from mm_prm.answers.cpu_time import limited
 
@@ -105,24 +103,25 @@ DOUBTFUL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reference", "answer"), SAME)
-def test_rules_see_the_same_answer(reference, answer):
-    assert rule_verdict(reference, answer) == "same"
+def verdicts(pairs):
+    """One line a pair: a list that differs names the pairs."""
+    return [(reference, answer, rule_verdict(reference, answer)) for reference, answer in pairs]
 
 
-@pytest.mark.parametrize(("reference", "answer"), DIFFERENT)
-def test_rules_never_take_a_wrong_answer(reference, answer):
-    assert rule_verdict(reference, answer) != "same"
+def test_rules_see_the_same_answer():
+    assert verdicts(SAME) == [(*pair, "same") for pair in SAME]
 
 
-@pytest.mark.parametrize(("reference", "answer"), CERTAIN)
-def test_certainly_different_answers_are_told_at_a_glance(reference, answer):
-    assert glance(normalise(reference), normalise(answer)) == "different"
+def test_rules_never_take_a_wrong_answer():
+    assert [found for found in verdicts(DIFFERENT) if found[2] == "same"] == []
 
 
-@pytest.mark.parametrize(("reference", "answer"), DOUBTFUL)
-def test_what_may_be_right_is_unsure(reference, answer):
-    assert rule_verdict(reference, answer) == "unsure"
+def test_certainly_different_answers_are_told_at_a_glance():
+    assert [pair for pair in CERTAIN if glance(*map(normalise, pair)) != "different"] == []
+
+
+def test_what_may_be_right_is_unsure():
+    assert verdicts(DOUBTFUL) == [(*pair, "unsure") for pair in DOUBTFUL]
 
 
 def is_symmetric(text):
@@ -133,17 +132,15 @@ def is_symmetric(text):
     return not prose and text[:1] not in "ABCDEIJ(" and any(map(str.isalnum, text))
 
 
-@pytest.mark.parametrize(("reference", "answer"), [pair for pair in SAME + DIFFERENT if all(map(is_symmetric, pair))])
-def test_comparisons_are_symmetric(reference, answer):
-    assert rule_verdict(reference, answer) == rule_verdict(answer, reference)
+def test_comparisons_are_symmetric():
+    pairs = [pair for pair in SAME + DIFFERENT if all(map(is_symmetric, pair))]
+    assert [pair for pair in pairs if rule_verdict(*pair) != rule_verdict(*pair[::-1])] == []
 
 
-@pytest.mark.parametrize(
-    "reference", [reference for reference, _ in SAME if len(reference) < 40 and "boxed" not in reference]
-)
-def test_nothing_unread_is_the_same(reference):
-    for junk in ("☃", " &", "\\zzq", " or", "^", "("):
-        assert glance(normalise(reference), normalise(reference + junk)) != "same" or reference[0] in "ABCDEJ("
+def test_nothing_unread_is_the_same():
+    references = [one for one, _ in SAME if len(one) < 40 and "boxed" not in one and one[0] not in "ABCDEJ("]
+    texts = [(one, one + junk) for one in references for junk in ("☃", " &", "\\zzq", " or", "^", "(")]
+    assert [pair for pair in texts if glance(*map(normalise, pair)) == "same"] == []
 
 
 def test_integrals_and_sums_are_for_computer_algebra():
@@ -167,10 +164,6 @@ def test_the_limit_is_cpu_time_not_time_on_the_wall():
 
 
 def test_votes_use_the_judges_equality():
-    assert (
-        canonical(["0.5", r"\frac{1}{2}", "1/2", "2", "2", None]) == ["0.5"] * 3 + ["2", "2", ""]
-        or canonical(["0.5", r"\frac{1}{2}", "1/2", "2", "2", None])[:3].count("2") == 0
-    )
     assert canonical(["0.5", r"\frac{1}{2}", "1/2", "2", "2", None]) == ["0.5"] * 3 + ["2", "2", ""]
     assert canonical(["B", "(B) 75", "B. 75", "75", "C", "(C) 80"], "B. 75") == ["B. 75"] * 4 + ["(C) 80"] * 2
     assert canonical([r"\sqrt{8}", r"2\sqrt{2}", r"2\sqrt{2}"]) == [r"2\sqrt{2}"] * 3

@@ -1,14 +1,9 @@
 """Stages 1 and 2 as a user runs them: scripts, files and exit codes, against a real HTTP policy server."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import ROOT, run_forked, run_script
+from conftest import run_forked
 from fake_server import ChatServer
 
 STEP = "<step>We read the picture very carefully.</step>"
@@ -33,7 +28,7 @@ def annotate(seed, out, url, *flags):
 
 
 def test_chunks_hold_all_records_and_still_find_their_pictures(seed_file, tmp_path):
-    done = run_script(
+    done = run_forked(
         *["data_pipeline/process_json.py", "--input_file", seed_file, "--output_dir", tmp_path / "c", "--num_splits", 2]
     )
     assert done.returncode == 0, done.stderr
@@ -43,7 +38,7 @@ def test_chunks_hold_all_records_and_still_find_their_pictures(seed_file, tmp_pa
     for copy, original in zip(parts[0] + parts[1], originals, strict=True):
         assert {**copy, "image_path": 0} == {**original, "image_path": 0}
     assert (tmp_path / "c" / parts[0][0]["image_path"]).resolve() == tmp_path / "p0.png"
-    done = run_script(
+    done = run_forked(
         *["data_pipeline/process_json.py", "--input_file", seed_file, "--output_dir", tmp_path / "c", "--num_splits", 4]
     )
     assert done.returncode == 2 and "only 3 problems" in done.stderr
@@ -63,13 +58,13 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
         "--num_splits",
         1,
     ]
-    done = run_script(*args)
+    done = run_forked(*args)
     assert done.returncode == 2 and not (tmp_path / "c").exists()
     assert (
         "record 2 (id x): field 'correct_answer'" in done.stderr
         and "record 3 (id y): field 'image_path'" in done.stderr
     )
-    done = run_script(*args, "--skip_invalid")
+    done = run_forked(*args, "--skip_invalid")
     assert done.returncode == 0 and "skipped: " in done.stdout and "id y" in done.stdout
 
 
@@ -196,37 +191,6 @@ def test_a_judge_that_is_down_makes_no_tree(seed_file, tmp_path):
     assert done.returncode == 3 and "judge" in done.stderr and list((tmp_path / "t").glob("*.json")) == []
 
 
-@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_is_resumed(seed_file, tmp_path, name):
-    out = tmp_path / "t"
-
-    def slow(request):
-        if sum("What is 1 + 1" in str(r) for r in server.requests[-1:]):
-            time.sleep(30)
-        return policy(request)
-
-    with ChatServer(slow) as server:
-        process = subprocess.Popen(
-            [sys.executable, "data_pipeline/run_data_pipeline.py", "--input_file", seed_file, "--output_dir", out]
-            + ["--policy_endpoint", server.url, "--model", "m", "--num_rollouts", "2", "--max_search_count", "2"],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + 60
-        while not (out.exists() and len(list(out.glob("*.json"))) == 2):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(name)
-        _, errors = process.communicate(timeout=20)
-    if name == signal.SIGTERM:
-        assert process.returncode == 3 and "1 of 3 problems unfinished" in errors and "c: stopped" in errors
-    with ChatServer(policy) as server:
-        done = annotate(seed_file, out, server.url, "--num_rollouts", "2")
-    assert done.returncode == 0 and "2 trees already there" in done.stdout
-    assert len(list(out.glob("*.json"))) == len(os.listdir(out)) == 3
-
-
 def test_rollouts_for_evaluation_resume_and_keep_the_order(seed_file, tmp_path):
     out = tmp_path / "rollouts.json"
     args = [
@@ -246,14 +210,14 @@ def test_rollouts_for_evaluation_resume_and_keep_the_order(seed_file, tmp_path):
         return 400 if "Which one" in str(request) else policy(request)
 
     with ChatServer(one_refused) as server:
-        done = run_script(*args, server.url)
+        done = run_forked(*args, server.url)
         assert done.returncode == 3 and "1 of 3 problems unfinished" in done.stderr and not out.exists()
     partial = tmp_path / "rollouts.json.partial.jsonl"
     partial.write_text(partial.read_text() + '{"key": "cut sho')  # what SIGKILL in a write leaves
     with ChatServer(policy) as server:
-        other = run_script(*args, server.url, "--seed", "1")
+        other = run_forked(*args, server.url, "--seed", "1")
         assert other.returncode == 2 and "begun with other flags" in other.stderr
-        done = run_script(*args, server.url)
+        done = run_forked(*args, server.url)
         assert done.returncode == 0, done.stderr
         assert len(server.requests) == 1
     records = json.loads(out.read_text())

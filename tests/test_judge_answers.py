@@ -11,11 +11,11 @@ PAIRS = [
     {"reference": "79", "answer": "79 miles", "source": "mine"},
     {"reference": 1e-05, "answer": "0.00001"},
     {"reference": "79", "answer": ""},
-    {"reference": r"\int_0^1 2x\,dx", "answer": "1"},
     {"reference": "rhombus", "answer": "a square on its\n corner", "question": "Which shape?"},
     {"reference": "96", "answer": "50% of 96 castles"},
 ]
-BY_RULES = [("same", "rule"), ("same", "rule"), ("different", "rule"), ("same", "math-verify")]
+BY_RULES = [("same", "rule"), ("same", "rule"), ("different", "rule")]
+ALGEBRA = {"reference": r"\int_0^1 2x\,dx", "answer": "1"}  # takes seconds: it starts math-verify's processes
 
 
 @pytest.fixture
@@ -39,10 +39,12 @@ def llm(server):
 
 
 def test_rules_give_every_pair_a_verdict_and_say_who_gave_it(pairs):
+    pairs.write_text(pairs.read_text() + json.dumps(ALGEBRA))
     done, rows = judge(pairs, "--judge", "rule")
     assert done.returncode == 0, done.stderr
-    assert [(row.pop("verdict"), row.pop("by")) for row in rows] == [*BY_RULES, ("unsure", "rule"), ("unsure", "rule")]
-    assert rows == PAIRS
+    found = [(row.pop("verdict"), row.pop("by")) for row in rows]
+    assert found == [*BY_RULES, ("unsure", "rule"), ("unsure", "rule"), ("same", "math-verify")]
+    assert rows == [*PAIRS, ALGEBRA]
     said = done.stdout.splitlines()
     assert said[:2] == ["verdict: same 3, unsure 2, different 1", "by: rule 5, math-verify 1"]
     assert "  79 | 79 miles" in said and "  rhombus | a square on its corner" in said
@@ -55,7 +57,7 @@ def test_the_llm_is_asked_about_the_rest_and_nothing_is_lost_when_it_goes(pairs)
 
     with ChatServer(reply) as server:
         done, rows = judge(pairs, *llm(server))
-        assert done.returncode == 3 and "line 6: " in done.stderr and not rows
+        assert done.returncode == 3 and "line 5: " in done.stderr and not rows
         assert any("Which shape?" in text_of(request) for request in server.requests)
     with ChatServer(lambda request: ["Maybe"]) as server:
         done, rows = judge(pairs, *llm(server))
@@ -70,7 +72,7 @@ def test_an_llm_alone_is_asked_about_every_pair_once(pairs):
     with ChatServer(lambda request: ["yes"]) as server:
         done, rows = judge(pairs, "--judge", "llm", *llm(server)[2:])
         assert done.returncode == 0 and len(server.requests) == len(PAIRS)
-    assert [(row["verdict"], row["by"]) for row in rows] == [("same", "llm")] * 12
+    assert [(row["verdict"], row["by"]) for row in rows] == [("same", "llm")] * 2 * len(PAIRS)
 
 
 @pytest.mark.parametrize(

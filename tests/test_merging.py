@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import run_forked
 from hidden_states import HiddenStates
 from labels import Prefixes, whole_rollouts
 from merging import clusters, exact, guarded
@@ -95,10 +95,10 @@ def test_the_script_merges_and_says_how_many_prefixes_are_alone(tmp_path):
     (tmp_path / "trees").mkdir()
     write_tree(tmp_path / "trees" / "t.json", Tree("t", "q", "7", [], root, {}))
     args = ["data_pipeline/traverse.py", "--input_dir", tmp_path / "trees", "--output_file", tmp_path / "paths.json"]
-    done = run_script(*args, "--labels_from", "rollouts", "--merge", "guarded")
+    done = run_forked(*args, "--labels_from", "rollouts", "--merge", "guarded")
     assert done.returncode == 0 and "prefixes 7, prefixes_of_one_rollout 3" in done.stdout, done.stdout + done.stderr
     paths = json.loads((tmp_path / "paths.json").read_text())
     assert [path["labels"][0] for path in paths] == [pytest.approx(2 / 3)] * 3
     assert [path["label_counts"][0] for path in paths] == [3] * 3
-    done = run_script(*args, "--merge", "hidden")
+    done = run_forked(*args, "--merge", "hidden")
     assert done.returncode == 2 and "--merge hidden and --policy go together" in done.stderr

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import run_forked
 from extract_calculate import calculate, markdown, natural, screen, share_bin
 
 from mm_prm.answers import canonical
@@ -308,10 +308,10 @@ def test_length_correlation_is_taken_within_problems():
 def test_the_script_selects_on_another_split_and_refuses_bad_records(tmp_path):
     (tmp_path / "dev.json").write_text(json.dumps([record()]))
     script = "eval/prm/extract_calculate.py"
-    done = run_script(script, "--input_file", tmp_path / "dev.json")
+    done = run_forked(script, "--input_file", tmp_path / "dev.json")
     assert done.returncode == 0, done.stderr
     select = ["--select_on", tmp_path / "dev_score.json", "--output_file", tmp_path / "out.json"]
-    done = run_script(script, "--input_file", tmp_path / "dev.json", *select)
+    done = run_forked(script, "--input_file", tmp_path / "dev.json", *select)
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["selected"]["aggregation"] == "min" and result["selected"]["accuracy"] == 1.0
     assert (
@@ -321,6 +321,6 @@ def test_the_script_selects_on_another_split_and_refuses_bad_records(tmp_path):
     assert (tmp_path / "out.png").stat().st_size > 10_000
     bad = [{**record(), "prm_scores": [[1.5]] * 4}, {**record("b"), "labels": [1]}, {"id": "c"}]
     (tmp_path / "bad.json").write_text(json.dumps(bad))
-    done = run_script(script, "--input_file", tmp_path / "bad.json")
+    done = run_forked(script, "--input_file", tmp_path / "bad.json")
     assert done.returncode == 2 and done.stderr.count("error: ") == 3
     assert "record 1 (id a): field 'prm_scores'" in done.stderr and "record 2 (id b): field 'labels'" in done.stderr

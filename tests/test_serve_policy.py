@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import serve_policy
-from conftest import ROOT, run_script
+from conftest import ROOT
 from serve_policy import Server, serve_while
 
 from mm_prm.cli import BadInput, Fault
@@ -104,7 +104,8 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    done = run_script("data_pipeline/serve_policy.py", "--model", tmp_path, "--", "true")
+    command = [sys.executable, "data_pipeline/serve_policy.py", "--model", tmp_path, "--", "true"]  # as a user does
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "config.json is missing" in done.stderr
 
 

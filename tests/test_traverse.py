@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from conftest import run_script
+from conftest import run_forked
 from labels import LABELS_FROM, Prefixes, by_step, edge_paths, rollouts_of
 from labels import whole_rollouts as rollout_paths
 from PIL import Image
@@ -229,9 +229,9 @@ def test_consensus_without_judge_values_is_refused(tmp_path):
     [tree] = trees([0.5])
     write_json(tmp_path / "trees" / "t.json", tree.to_dict())
     args = ["data_pipeline/traverse.py", "--input_dir", tmp_path / "trees", "--output_file", tmp_path / "paths.json"]
-    done = run_script(*args, "--consensus", "0.5")
+    done = run_forked(*args, "--consensus", "0.5")
     assert done.returncode == 2 and "run mllm_as_a_judge.py first" in done.stderr
-    done = run_script(*args, "--consensus", "5")
+    done = run_forked(*args, "--consensus", "5")
     assert done.returncode == 2 and "between 0 and 1" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["trees"]
 
@@ -262,16 +262,16 @@ def test_tree_to_training_file_by_the_scripts(tmp_path, labels_from, flags):
         write_json(tmp_path / "trees" / f"{tree.id}.json", tree.to_dict())
     out = [tmp_path / "paths.json", tmp_path / "prm.jsonl"]
     args = ["--input_dir", tmp_path / "trees", "--labels_from", labels_from, *flags]
-    first = run_script("data_pipeline/traverse.py", *args, "--output_file", out[0])
+    first = run_forked("data_pipeline/traverse.py", *args, "--output_file", out[0])
     assert first.returncode == 0, first.stderr
-    run_script("data_pipeline/traverse.py", *args, "--output_file", tmp_path / "again.json")
+    run_forked("data_pipeline/traverse.py", *args, "--output_file", tmp_path / "again.json")
     assert out[0].read_bytes() == (tmp_path / "again.json").read_bytes()
     histogram = tmp_path / "paths_labels.png"
     assert histogram.read_bytes() == (tmp_path / "again_labels.png").read_bytes()
     with Image.open(histogram) as image:
         image.load()
         assert image.format == "PNG" and "Software" not in image.info
-    second = run_script("data_pipeline/prm_data_format.py", "--input_file", out[0], "--output_file", out[1])
+    second = run_forked("data_pipeline/prm_data_format.py", "--input_file", out[0], "--output_file", out[1])
     assert second.returncode == 0, second.stderr
     paths, rows = json.loads(out[0].read_text()), [json.loads(line) for line in out[1].read_text().splitlines()]
     meta = json.loads((tmp_path / "prm_meta.json").read_text())
@@ -290,13 +290,13 @@ def test_bad_paths_are_refused_by_name(tmp_path):
     rows = [{**good, "labels": [0.5, 1]}, {**good, "labels": [2]}, {**good, "labels": [None]}]
     rows += [{**good, "labels": [1], "image_path": "gone.png"}]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    done = run_script(
+    done = run_forked(
         "data_pipeline/prm_data_format.py", "--input_file", tmp_path / "p.json", "--output_file", tmp_path / "o"
     )
     assert done.returncode == 2 and not (tmp_path / "o").exists()
     assert all(f"record {number} (id a): field 'labels'" in done.stderr for number in (1, 2, 3))
     (tmp_path / "p.json").write_text(json.dumps(rows[3:]))
-    done = run_script(
+    done = run_forked(
         "data_pipeline/prm_data_format.py", "--input_file", tmp_path / "p.json", "--output_file", tmp_path / "o"
     )
     assert done.returncode == 2 and "gone.png does not exist" in done.stderr
@@ -310,11 +310,11 @@ def test_relative_pictures_of_a_tree_are_found_by_every_later_stage(tmp_path):
     (trees / "a.json").write_text(
         (trees / "a.json").read_text().replace('"B"', f'"{LONG}"').replace('"C"', f'"{LONG}!"')
     )
-    assert run_script("data_pipeline/traverse.py", *args).returncode == 0
+    assert run_forked("data_pipeline/traverse.py", *args).returncode == 0
     first = json.loads(paths.read_text())[0]
     assert first["image_path"] == str(trees / "p.png")
     paths.write_text(json.dumps([first | {"id": 1, "image_path": "../trees/p.png"}]))  # to the folder of the file
-    done = run_script("data_pipeline/prm_data_format.py", "--input_file", paths, "--output_file", rows)
+    done = run_forked("data_pipeline/prm_data_format.py", "--input_file", paths, "--output_file", rows)
     assert done.returncode == 0, done.stderr
     row = json.loads(rows.read_text())
     assert (row["id"], row["image"]) == ("1", str(trees / "p.png"))
