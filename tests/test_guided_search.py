@@ -75,12 +75,14 @@ def test_scores_as_it_grows_are_those_of_the_whole_text(prm_folder, tmp_path, li
     assert np.ptp([scores[-1] for rows in found for _, scores in rows]) > 0.1
     for problem, rows, account in zip(problems, found, accounts, strict=True):
         texts = {steps: ids(prm, problem, steps) for steps, _ in rows}
-        assert account.prm_tokens_anew == sum(len(texts[steps]) for steps, _ in rows)
+        assert account.prm_tokens_anew == sum(map(len, texts.values()))
         distinct = {text[:end] for text in texts.values() for end in range(1, len(text) + 1)}
         once = sum(len(text) - len(texts.get(steps[:-1], ())) for steps, text in texts.items())
         if limit == 10**6:  # neighbours may share the first words of a step, others do not
             assert len(distinct) <= account.prm_tokens <= once
             assert account.pictures == len(problem.images)
+        else:
+            assert once < account.prm_tokens <= account.prm_tokens_anew
     growing.read([])  # problems that are over are dropped
     assert growing.memory.count == 0 and not growing.readings
 
@@ -259,8 +261,9 @@ def test_every_method_writes_scored_rollouts(problems, prm_folder, tmp_path, met
     run = json.loads((tmp_path / "out_run.json").read_text())
     assert sum(record["accounts"]["policy_tokens"] for record in records) == run["accounts"]["policy_tokens"] == drawn
     assert run["method"] == method and run["accounts"]["pictures"] == 1
-    table = run_forked("eval/prm/extract_calculate.py", "--input_file", tmp_path / "out.json")
-    assert table.returncode == 0 and "last" in table.stdout
+    if method == "beam":  # the others' records differ in nothing that a table reads
+        table = run_forked("eval/prm/extract_calculate.py", "--input_file", tmp_path / "out.json")
+        assert table.returncode == 0 and "last" in table.stdout
 
 
 def test_a_search_that_was_stopped_goes_on_to_the_same_end(problems, prm_folder, tmp_path):
