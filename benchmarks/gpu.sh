@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU makes of this project: is it right there, how fast is it, and does a trained PRM come out the same?
 #
-#   bash benchmarks/gpu.sh                        under 9 minutes on one GPU; results in runs/gpu
+#   bash benchmarks/gpu.sh                        under 10 minutes on one GPU; results in runs/gpu
 #   bash benchmarks/gpu.sh --output_dir DIR       elsewhere
 #   bash benchmarks/gpu.sh --tiny                 all of it at toy size, on a CPU: 11 minutes; shows that it runs
 #
@@ -66,6 +66,7 @@ bench train_8b 60 train_prm --shape "$LARGE" --dtype bfloat16 --attention $WAYS 
 bench train_8b_checkpointing 50 train_prm --shape "$LARGE" --dtype bfloat16 --rounds 2 --grad_checkpoint
 check profile 30
 bench score_8b 50 score_candidates --shape "$LARGE" --dtype bfloat16 --rounds "$ROUNDS"
+bench search_8b 40 guided_search prm --shape "$LARGE" --dtype bfloat16
 bench rl_8b 50 rl_step update --shape "$LARGE" --dtype bfloat16 --rounds 2 --grad_checkpoint
 bench train_1b 30 train_prm --shape "$SMALL" --dtype bfloat16 --attention $WAYS --rounds "$ROUNDS"
 bench score_1b 20 score_candidates --shape "$SMALL" --dtype bfloat16 float32 --rounds "$ROUNDS"

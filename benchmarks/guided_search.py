@@ -41,17 +41,14 @@ from guided.accounts import Accounts
 from guided.growing import GrowingPrm, Reading, Row, tokens_in
 from guided.growing import Path as Text
 from guided.methods import Plan, StepScore
-from guided.search import Search
 from train_prm import QUESTION, SHAPES, STEP, TILES, make_model, make_pixels, tile
 
 from mm_prm import cli
 from mm_prm.cpu import Threads
 from mm_prm.packing import Packed
-from mm_prm.policy import Dialect, PolicyClient, Sampling
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import Prm, row_tensors, with_position_logits
 from mm_prm.records import Problem, read_seed, write_json
-from mm_prm.servers import ServerPool
 
 BEAM, KEPT, STEPS, YES_NO, MARK = 8, 2, 8, [1, 2], 4
 
@@ -136,21 +133,22 @@ def prm(args: argparse.Namespace) -> None:
     tokens["kept"] = accounts.prm_tokens
     rows = {
         name: {
-            "tokens": tokens[name],
-            "fewer": tokens["anew"] / tokens[name],
+            "prm_tokens": tokens[name],
+            "fewer_tokens": tokens["anew"] / tokens[name],
             "seconds": seconds[name],
             "ratio": seconds["anew"] / seconds[name],
-            "largest_difference": max(abs(a - b) for a, b in zip(scores[name], scores["anew"], strict=True)),
         }
         for name in ways
     }
-    print(f"\n{args.shape}, {args.dtype}, {torch.get_num_threads()} threads\n")
-    print("| row | PRM tokens | fewer | seconds | faster | largest difference of a score |\n|---|---|---|---|---|---|")
+    largest = max(abs(a - b) for found in scores.values() for a, b in zip(found, scores["anew"], strict=True))
+    print(f"\n{args.shape}, {args.dtype}, {torch.get_num_threads()} threads; largest difference of a score ", end="")
+    print(f"{largest:.1e}\n")
+    print("| row | PRM tokens | fewer | seconds | ratio |\n|---|---|---|---|---|")
     for name, row in rows.items():
-        print(f"| {name} | {row['tokens']:,} | {row['fewer']:.1f}x | {row['seconds']:.2f} | {row['ratio']:.1f}x "
-              f"| {row['largest_difference']:.1e} |")  # fmt: skip
+        cells = f"{row['prm_tokens']:,} | {row['fewer_tokens']:.1f}x | {row['seconds']:.2f} | {row['ratio']:.1f}"
+        print(f"| {name} | {cells} |")
     if args.output_file:
-        write_json(args.output_file, rows)
+        write_json(args.output_file, {args.dtype: {"rows": rows, "largest_difference": largest}})
 
 
 def packed_size(sequences: list[Encoded]) -> int:
@@ -177,6 +175,11 @@ class ByLot:
 
 async def rate(args: argparse.Namespace, problems: list[Problem], method: str, prm: Any, seed: int) -> float:
     """Policy tokens per second of all problems at once."""
+    from guided.search import Search
+
+    from mm_prm.policy import Dialect, PolicyClient, Sampling  # needs openai, the part `prm` does not
+    from mm_prm.servers import ServerPool
+
     pool = ServerPool("policy", os.environ["POLICY_ENDPOINT"].split(","), 600, "none")
     sampling = Sampling(repetition_penalty=1.0, max_new_tokens=args.max_new_tokens)
     client = PolicyClient(pool, "policy", sampling, Dialect("prefill"), seed)

@@ -6,25 +6,42 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_forked
 from gpu_report import markdown
 
 
 @pytest.mark.slow
-def test_the_parts_run_at_toy_size(tmp_path):
-    """Protects the first minutes on a GPU from a script that does not start. 6 minutes."""
-    # All but those that differ from another in flags alone, and the profile
-    parts = "packing rl attention train_8b score_8b desk scores converted"
+def test_the_shell_runs_its_parts_at_toy_size(tmp_path):
+    """Protects the first minutes on a GPU from a script that does not start."""
+    parts = "attention desk scores"
     env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "2", "PARTS": parts}
     command = ["bash", "benchmarks/gpu.sh", "--tiny", "--output_dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=2400)
     found = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert done.returncode == 0 and {part["outcome"] for part in found.values()} == {"done"}, done.stdout
     assert list(found) == parts.split()
-    for name in ("packing", "rl", "attention", "desk", "scores", "converted"):
-        assert found[name]["result"]["ok"] and found[name]["result"]["rows"], name
-    assert found["train_8b"]["result"]["bfloat16"][0]["labels_per_second"] > 0
-    assert found["score_8b"]["result"]["bfloat16"]["largest_difference"] < 0.05
+    assert all(part["result"]["ok"] and part["result"]["rows"] for part in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["packing", "rl"])
+def test_a_check_at_toy_size(tmp_path, part):
+    done = run_forked("benchmarks/gpu_checks.py", part, "--output_dir", tmp_path, "--tiny")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / f"{part}.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["train_prm --rounds 1 --attention segments", "score_candidates --rounds 1", "guided_search prm"]
+)
+def test_a_benchmark_at_toy_size(tmp_path, command):
+    script, *flags = command.split()
+    more = ["--shape", "tiny", "--dtype", "bfloat16", "--output_file", tmp_path / "out.json"]
+    done = run_forked(f"benchmarks/{script}.py", *flags, *more)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())["bfloat16"]
+    assert result[0]["labels_per_second"] > 0 if script == "train_prm" else result["largest_difference"] < 0.05
 
 
 def test_the_report_shows_every_kind_of_result():
