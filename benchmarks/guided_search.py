@@ -1,4 +1,4 @@
-"""What a PRM that reads texts as they grow saves, and how full the policy's server is kept.
+"""What a PRM that reads texts as they grow saves, and how full the server is.
 
     python benchmarks/guided_search.py prm      # float32, scaled to a CPU
     python benchmarks/guided_search.py prm --shape 8b --dtype bfloat16

@@ -1,7 +1,7 @@
 """Watch a PRM guide a policy: a web page for one's own pictures and questions.
 
-    python eval/demo.py --policy_endpoint http://127.0.0.1:8000/v1 --model policy \\
-        --checkpoint work_dirs/mm_prm --examples test.json
+    python eval/demo.py --policy_endpoint http://127.0.0.1:8000/v1 \\
+        --model policy --checkpoint work_dirs/mm_prm --examples test.json
 
 Drop a picture, ask a question, choose a method of guided_search.py: candidates
 appear step by step, each step coloured by its score, the chosen one on top, the

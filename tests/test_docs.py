@@ -8,20 +8,25 @@ from functools import cache
 
 import pytest
 from conftest import ROOT
+from guided.methods import Plan
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
 from internvl.train.internvl_chat_rl import make_parser
 from omegaprm import SearchParams
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("eval/**/*.md")]
-SCRIPTS = {
-    path.name: path
-    for folder in ("data_pipeline", "internvl_chat", "eval", "examples", "benchmarks")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".sh")
-} | {name: ROOT / name for name in ("quickstart.sh", "run_tests.sh", "install.sh")}
+FILES = [
+    *(
+        path
+        for folder in ("data_pipeline", "internvl_chat", "eval", "examples", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".sh")
+    ),
+    *(ROOT / name for name in ("quickstart.sh", "run_tests.sh", "install.sh")),
+]
+SCRIPTS = {name: [path for path in FILES if path.name == name] for name in {path.name for path in FILES}}
 # Shell scripts hand flags on.
 BEHIND = {"evaluate.sh": "generate_rollouts.py", "run_data_pipeline.sh": "run_data_pipeline.py"}
-HELP = [path for path in SCRIPTS.values() if re.search(r"Parser\(__doc__|HfArgumentParser\(", path.read_text())]
+HELP = [path for path in FILES if re.search(r"Parser\(__doc__|HfArgumentParser\(", path.read_text())]
 CALL = re.compile(r"(?:^|\s)(?:python|sh|bash|torchrun|exec)\s[^`]*?([\w.-]+\.(?:py|sh))\b([^`]*)", re.DOTALL)
 
 
@@ -32,6 +37,7 @@ SHARED = {  # functions that add flags to a parser, and where they are
         ("add_judge_flags", "mm_prm/judge.py"),
         ("add_data_flags", "eval/benchmarks.py"),
         ("add_dataset_flags", "data_pipeline/prm_data_format.py"),
+        ("add_prm_flags", "eval/guided/prms.py"),
     )
 }
 
@@ -43,12 +49,13 @@ def flags_of(script):
         return {f"--{field.name}" for part in parts for field in dataclasses.fields(part)}
     if re.search(r"_(cpgd|mm_eureka)\.sh$", script) or script == "internvl_chat_rl.py":
         return {name for action in make_parser()._actions for name in action.option_strings}
-    path = SCRIPTS[BEHIND.get(script, script)]
-    if path.suffix == ".sh":
+    paths = SCRIPTS[BEHIND.get(script, script)]
+    if script.endswith(".sh") and script not in BEHIND:
         return {"run_tests.sh": {"--fast"}, "rl.sh": {"--quick"}}.get(script, set())
-    source = path.read_text()
+    source = "".join(path.read_text() for path in paths)
     sources = [source, *(file.read_text() for name, file in SHARED.items() if name in source)]
-    search = {f"--{field.name}" for field in dataclasses.fields(SearchParams)} if "SearchParams" in source else set()
+    of_fields = [kind for kind in (SearchParams, Plan) if f"{kind.__name__}(" in source]
+    search = {f"--{field.name}" for kind in of_fields for field in dataclasses.fields(kind)}
     return search | set(re.findall(r'"(--\w+)"', "".join(sources)))
 
 
