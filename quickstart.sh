@@ -20,7 +20,7 @@ SCALE=${DESK_SCALE:-full} SCRATCH=
 if [ "${DESK_FROM_SCRATCH:-0}" = 1 ]; then SCRATCH=_scratch; fi
 case $SCALE in
   full) RUN=${DESK_RUN:-runs/desk$SCRATCH} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 ;;
-  small) RUN=${DESK_RUN:-runs/desk_small$SCRATCH} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=50 TEST=100 EPOCHS=4 ;;
+  small) RUN=${DESK_RUN:-runs/desk_small$SCRATCH} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=30 TEST=60 EPOCHS=2 ;;
   *) echo "error: DESK_SCALE=$SCALE: must be full or small" >&2; exit 2 ;;
 esac
 DATA=$RUN/data

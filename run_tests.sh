@@ -16,4 +16,5 @@ export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/python -m pytest -q -m "not slow"
-[ "${1:-}" = --fast ] || .venv/bin/python -m pytest -q -n 0 -m slow --durations=5 # each takes both cores
+[ "${1:-}" = --fast ] || # files whole: their tests share a server
+  .venv/bin/python -m pytest -q -m slow --dist loadfile --no-loadscope-reorder --durations=12

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from labels import rollouts_of
 from merging import Key, Steps, clusters, guarded
 from torch.nn import functional as F
 
@@ -48,7 +47,7 @@ class HiddenStates:
 
     def key(self, tree: Tree) -> Key:
         """What a step of this tree is known by: its guard and the cluster of its state."""
-        rollouts = [steps for _, steps, _, _ in rollouts_of(tree.root)]
+        rollouts = [steps for _, steps, _, _ in tree.root.rollouts()]
         beginnings = list(dict.fromkeys(steps[: at + 1] for steps in rollouts for at in range(len(steps))))
         found = clusters(dict(zip(beginnings, self.of(tree, beginnings), strict=True)))
         return lambda steps, at: (guarded(steps, at), found.get(steps[: at + 1]))

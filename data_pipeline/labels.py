@@ -69,17 +69,6 @@ def edge_paths(root: Node, threshold: float, prefixes: Prefixes | None = None) -
 # ---------------------------------------------------------------- whole rollouts
 
 
-def rollouts_of(root: Node) -> Iterator[tuple[int, tuple[str, ...], int, bool | None]]:
-    """Every distinct rollout of a tree: (length of the prefix it was drawn from, all steps, how often, correct?).
-
-    The last is None for an undecided one.
-    """
-    for prefix, node in root.walk():
-        for verdict in (True, False, None):
-            for steps, count in zip(*node.drawn(verdict), strict=True):
-                yield len(prefix), (*prefix, *steps), count, verdict
-
-
 class Prefixes:
     """The distinct prefixes of a tree's rollouts, each with a number, and what is known of them.
 
@@ -98,7 +87,7 @@ class Prefixes:
         self.forced: dict[int, Label] = {}
         self.judged: dict[int, float] = {}
         self.outcomes: dict[tuple[str, ...], Label] = {}
-        for drawn_from, steps, count, correct in rollouts_of(root):
+        for drawn_from, steps, count, correct in root.rollouts():
             if correct is not None:
                 self.enter(drawn_from, steps, count, correct)
         for steps, node in root.walk():

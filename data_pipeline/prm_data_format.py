@@ -7,15 +7,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
 
 from mm_prm import cli
+from mm_prm.dataset_files import add_dataset_flags, dataset_row, write_dataset
 from mm_prm.pictures import picture_path
 from mm_prm.prm_format import MARKER, check_placeholders, placeable, prm_text
-from mm_prm.records import dataset_entry, image_list, image_value, parse_path, read_checked, write_json, write_jsonl
+from mm_prm.records import image_list, parse_path, read_checked
 
 
 def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[str, Any]:
@@ -32,37 +32,6 @@ def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[s
     counts = path.get("label_counts")
     row = dataset_row(path["id"], images, image_root, text, path["labels"])
     return row | ({"label_counts": counts} if counts else {})
-
-
-def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:
-    """A row of either objective. Raises ValueError when an image does not exist."""
-    image = image_value([relative_image(image, image_root) for image in images])
-    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
-    return {"id": id_, **({"image": image} if image else {}), "conversations": turns}
-
-
-def relative_image(image: str, image_root: Path) -> str:
-    """Raises ValueError when there is no such image."""
-    full = (image_root / image).resolve()
-    if not os.path.isfile(full):  # Path.is_file() raises where a name is too long
-        raise ValueError(f"field 'image_path': {full} does not exist")
-    return os.path.relpath(full, image_root.resolve()) if full.is_relative_to(image_root.resolve()) else str(full)
-
-
-def add_dataset_flags(parser: argparse.ArgumentParser, name: str) -> None:
-    """The flags of every script that writes a dataset, by default of this name."""
-    parser.add_argument("--output_file", type=Path, required=True, help="training JSONL")
-    parser.add_argument("--image_root", type=Path, default=Path("."), help="images are written relative to this folder")
-    parser.add_argument("--meta_file", type=Path, help="dataset JSON; default: the output file with _meta.json")
-    parser.add_argument("--name", default=name, help="name of the dataset in it")
-
-
-def write_dataset(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """The JSONL last: when it is there, the dataset JSON is."""
-    meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
-    write_json(meta_file, {args.name: dataset_entry(args.image_root, args.output_file, len(rows))})
-    write_jsonl(args.output_file, rows)
-    print(f"{args.output_file}: {len(rows)} rows; {meta_file}: dataset {args.name!r}")
 
 
 def main() -> None:

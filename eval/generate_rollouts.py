@@ -15,17 +15,18 @@ run the same command to resume.
 from __future__ import annotations
 
 import argparse
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import BENCHMARKS, DETAILS, add_data_flags, read_benchmark
-from mm_prm import __version__, cli
+from drawn import judged, make_file
+
+from benchmarks import BENCHMARKS, add_data_flags
+from mm_prm import cli
 from mm_prm.journal import Journal
-from mm_prm.judge import Judge, ProblemJudge, add_judge_flags, judge_from_flags
-from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, image_value, outcome_fields, write_json
+from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
+from mm_prm.policy import PolicyClient, add_policy_flags, policy_from_flags
+from mm_prm.records import Problem
 from mm_prm.work import work_through
 
 
@@ -38,27 +39,6 @@ def parse_args() -> argparse.Namespace:
     add_policy_flags(parser)
     add_judge_flags(parser)
     return parser.parse_args()
-
-
-async def judged(problem: Problem, rollouts: list[Rollout], judge: ProblemJudge) -> dict[str, Any]:
-    """The rollouts record of one problem. A rollout without an answer is wrong without asking anybody; one on whose
-    answer the judge gives no verdict counts as wrong and is marked."""
-    answers = [rollout.answer or "" for rollout in rollouts]
-    asked = sorted(set(answers) - {""})
-    logprobs = [rollout.logprob for rollout in rollouts]
-    verdicts = {"": False} | dict(zip(asked, await asyncio.gather(*map(judge, asked)), strict=True))
-    return {
-        "id": problem.id,
-        "question": problem.question,
-        "image_path": image_value(problem.images),
-        "answer": problem.answer,
-        "solutions": [rollout.text for rollout in rollouts],
-        "solutions_splits": [rollout.steps for rollout in rollouts],
-        "answers": answers,
-        **outcome_fields(verdicts[answer] for answer in answers),
-        "logprobs": None if None in logprobs else logprobs,
-        **{name: problem.record[name] for name in DETAILS if problem.record.get(name) is not None},
-    }
 
 
 def run_row(args: argparse.Namespace, client: PolicyClient, judge: Judge) -> dict[str, Any]:
@@ -88,32 +68,12 @@ async def generate(args: argparse.Namespace, todo: list[Problem], journal: Journ
         print(f"judge: {judge.summary()}", flush=True)
 
 
-def make_records(args: argparse.Namespace, problems: list[Problem], journal: Journal) -> list[dict[str, Any]]:
-    """All records in the order of the problems; what an interrupted run left in the journal is not made again."""
-    done = {row["key"] for row in journal.rows if "key" in row}
-    todo = [problem for problem in problems if problem.key not in done]
-    source, done_before = args.data or args.benchmark, len(problems) - len(todo)
-    print(f"{source}: {len(problems)} problems, {done_before} already done", flush=True)
-    asyncio.run(generate(args, todo, journal))
-    records = {row["key"]: row["record"] for row in journal.rows if "key" in row}
-    return [records[problem.key] for problem in problems]
-
-
 def main() -> None:
     args = parse_args()
-    partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
-    if args.output_file.exists():
-        partial.unlink(missing_ok=True)  # a kill may have come between the two
-        print(f"{args.output_file}: already there")
+    made = make_file(args, generate)
+    if made is None:
         return
-    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent, args.image_root)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    with Journal(partial) as journal:
-        records = make_records(args, problems, journal)
-        run = {"version": __version__, "benchmark": args.benchmark, "data": str(args.data), **journal.rows[0]["run"]}
-        write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), run)
-        write_json(args.output_file, records)
-        journal.remove()
+    records, _ = made
     right = sum(sum(record["labels"]) for record in records) / sum(len(record["labels"]) for record in records)
     undecided = sum(sum(record.get("undecided", ())) for record in records)
     said = f"{right:.1%} right" + (f", {undecided} undecided" if undecided else "")

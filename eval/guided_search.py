@@ -25,24 +25,23 @@ run the same command to resume.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from generate_rollouts import judged
+from drawn import Rows, judged, make_file
 from guided.accounts import totals
 from guided.methods import METHODS, Plan
 from guided.prms import add_prm_flags, prm_from_flags, prm_run
 from guided.search import Search, chosen
 
-from benchmarks import BENCHMARKS, add_data_flags, read_benchmark
-from mm_prm import __version__, cli
+from benchmarks import BENCHMARKS, add_data_flags
+from mm_prm import cli
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, add_judge_flags, judge_from_flags
 from mm_prm.policy import PolicyClient, Rollout, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, write_json
+from mm_prm.records import Problem
 from mm_prm.selection import AGGREGATIONS
 from mm_prm.work import work_through
 
@@ -159,34 +158,21 @@ async def search_all(args: argparse.Namespace, todo: list[Problem], journal: Jou
         print(f"judge: {judge.summary()}", flush=True)
 
 
-def finished(journal: Journal) -> dict[str, dict[str, Any]]:
-    return {row["key"]: row["record"] for row in journal.rows if "key" in row}
+def account(records: Rows, rows: Rows) -> dict[str, Any]:
+    """What the whole run cost: the sum over problems, and the seconds that its processes worked."""
+    cost = totals([record["accounts"] for record in records])
+    cost["seconds"] = round(max(row["clock"] for row in rows if "clock" in row), 3)
+    return {"accounts": cost}
 
 
 def main() -> None:
     args = parse_args()
-    partial = args.output_file.with_name(args.output_file.name + ".partial.jsonl")
-    if args.output_file.exists():
-        partial.unlink(missing_ok=True)  # a kill may have come between the two
-        print(f"{args.output_file}: already there")
+    made = make_file(args, search_all, account)
+    if made is None:
         return
-    problems = read_benchmark(args.benchmark, args.data, args.download, args.output_file.parent, args.image_root)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    with Journal(partial) as journal:
-        done = finished(journal)
-        todo = [problem for problem in problems if problem.key not in done]
-        print(f"{args.data or args.benchmark}: {len(problems)} problems, {len(done)} already done", flush=True)
-        asyncio.run(search_all(args, todo, journal))
-        done = finished(journal)
-        records = [done[problem.key] for problem in problems]
-        run = {"version": __version__, "benchmark": args.benchmark, "data": str(args.data), **journal.rows[0]["run"]}
-        cost = totals([record["accounts"] for record in records])
-        cost["seconds"] = round(max(row["clock"] for row in journal.rows if "clock" in row), 3)
-        write_json(args.output_file.with_name(f"{args.output_file.stem}_run.json"), run | {"accounts": cost})
-        write_json(args.output_file, records)
-        journal.remove()
+    records, run = made
     right = sum(record["labels"][record["chosen"]] for record in records) / len(records)
-    said = ", ".join(f"{name} {value:.0f}" for name, value in cost.items())
+    said = ", ".join(f"{name} {value:.0f}" for name, value in run["accounts"].items())
     print(f"{args.output_file}: {len(records)} problems, {args.method}, {right:.1%} right by {args.score}; {said}")
 
 

@@ -384,6 +384,16 @@ class Node:
         right, wrong = (self.correct_rollouts, self.correct_counts), (self.incorrect_rollouts, self.incorrect_counts)
         return right if verdict else wrong
 
+    def rollouts(self) -> Iterator[tuple[int, tuple[str, ...], int, bool | None]]:
+        """Every distinct rollout of the tree: (length of the prefix it was drawn from, all steps, how often, correct?).
+
+        The last is None for an undecided one.
+        """
+        for prefix, node in self.walk():
+            for verdict in (True, False, None):
+                for steps, count in zip(*node.drawn(verdict), strict=True):
+                    yield len(prefix), (*prefix, *steps), count, verdict
+
     def is_judged(self) -> bool:
         """Whether every node below this one has a judge_value."""
         return all(node.judge_value is not None for _, node in self.walk() if node is not self)

@@ -41,9 +41,27 @@ def cluster_draws(clusters: Sequence[Hashable], seed: int) -> ClusterDraws:
     return ClusterDraws(np.array([numbers[cluster] for cluster in clusters]), times.astype(np.float64))
 
 
-def interval(draws: np.ndarray) -> list[float]:
-    """95 % percentile interval."""
-    return np.percentile(draws, [2.5, 97.5]).tolist()
+def interval(draws: np.ndarray, percent: float = 95) -> list[float]:
+    """Percentile interval, by default of 95 %."""
+    edge = (100 - percent) / 2
+    return np.percentile(draws, [edge, 100 - edge]).tolist()
+
+
+def two_way_times(seeds: int, problems: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed and each problem was drawn: [draws, seeds], [draws, problems]."""
+    return cluster_draws(range(seeds), 0).times, cluster_draws(range(problems), 1).times
+
+
+def two_way_means(values: np.ndarray) -> np.ndarray:
+    """Bootstrap means over seeds and problems. values: [seeds, problems]; returns [draws]."""
+    seeds, problems = two_way_times(*values.shape)
+    return ((seeds @ values) * problems).sum(1) / values.size
+
+
+def in_percent(value: float, draws: np.ndarray, sign: str = "", percent: float = 95) -> str:
+    """`51.3 [45.7, 57.0]`; sign "+" also for numbers above 0."""
+    low, high = interval(draws, percent)
+    return f"{100 * value:{sign}.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:

@@ -26,6 +26,11 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: the other tests run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_desk.py")
+
+
 class Forked:
     """A script in a fork of this process, where openai and torch are imported already: 0.1 s, not 1.5 to 15."""
 
@@ -74,6 +79,16 @@ class Forked:
 def run_forked(script, *args, before=None):
     """Run one of the project's scripts in a fork; returns the finished process with text output."""
     return Forked(script, *args, before=before).wait()
+
+
+def deepspeed_on_cpu():
+    """In a fork, before its script: DeepSpeed without its collectives in shared memory. To compile them takes a minute
+    on a fresh machine, and one process has nobody to share with."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    if "--deepspeed" in sys.argv:
+        from deepspeed.comm import torch as backend
+
+        backend.build_shm_op = lambda: None
 
 
 @pytest.fixture

@@ -335,7 +335,7 @@ def test_seeds_from_parquet_and_jsonl(tmp_path):
     write_parquet(tmp_path / "in/test-00000-of-00001.parquet", rows[:1])
     out = tmp_path / "out/seed.json"
     args = ["--output_file", out, "--image_dir", tmp_path / "pictures", "--input"]
-    done = run_forked("data_pipeline/prepare_seeds.py", *args, tmp_path / "in")
+    done = run_forked("data_pipeline/tools/prepare_seeds.py", *args, tmp_path / "in")
     assert done.returncode == 0 and done.stdout == f"{out}: 2 problems, 1 pictures, 0 rows skipped\n"
     first = {"id": "1", "question": "What is x?", "correct_answer": "40", "grade": 9}
     second = {"id": "2", "question": "And y?", "correct_answer": "2", "grade": 8, "image_path": None}
@@ -350,9 +350,9 @@ def test_seeds_from_parquet_and_jsonl(tmp_path):
         f"{lines}: record 2 (id ../p): field 'name': an earlier record has the same id",
         f"{lines}: record 3 (id q): field 'shown' is missing; it may be null",
     ]
-    refused = run_forked("data_pipeline/prepare_seeds.py", *args)
+    refused = run_forked("data_pipeline/tools/prepare_seeds.py", *args)
     assert refused.returncode == 2 and refused.stderr.splitlines() == [f"error: {line}" for line in bad]
-    done = run_forked("data_pipeline/prepare_seeds.py", *args, "--skip_invalid")
+    done = run_forked("data_pipeline/tools/prepare_seeds.py", *args, "--skip_invalid")
     assert done.returncode == 0 and done.stdout.splitlines()[:2] == [f"skipped: {line}" for line in bad]
     paths = ["../pictures/1_1.png"] * 2
     assert json.loads(out.read_text()) == [
@@ -373,7 +373,7 @@ def test_chats_of_both_versions_of_mm_eureka_become_seeds(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out/seed.json"
     args = ["--input", tmp_path / "rows.jsonl", "--output_file", out, "--image_dir", tmp_path / "out/images"]
-    done = run_forked("data_pipeline/prepare_seeds.py", *args, "--image_root", tmp_path / "pictures")
+    done = run_forked("data_pipeline/tools/prepare_seeds.py", *args, "--image_root", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text()) == [
         {"id": "0", "question": "What is x?", "correct_answer": "40", "grade": 9}
@@ -396,7 +396,7 @@ def test_chats_of_both_versions_of_mm_eureka_become_seeds(tmp_path):
 def test_a_chat_that_cannot_be_read_is_named(tmp_path, chat, said):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "7", "answer": "1", **chat}) + "\n")
     args = ["--input", tmp_path / "rows.jsonl", "--output_file", tmp_path / "o.json", "--image_dir", tmp_path]
-    done = run_forked("data_pipeline/prepare_seeds.py", *args)
+    done = run_forked("data_pipeline/tools/prepare_seeds.py", *args)
     assert done.returncode == 2 and said in done.stderr and "id 7" in done.stderr, done.stderr
 
 
@@ -480,6 +480,6 @@ def test_mmk12_as_a_benchmark_and_as_seeds(tmp_path):
     assert len(got) == 2 and got[0] == {**expected, "image_path": "images_mmk12/3f1c_1.png"}
     out = tmp_path / "seed.json"
     args = ["--input", tmp_path, "--output_file", out, "--image_dir", tmp_path / "pictures"]
-    assert run_forked("data_pipeline/prepare_seeds.py", *args).returncode == 0
+    assert run_forked("data_pipeline/tools/prepare_seeds.py", *args).returncode == 0
     (seed,) = json.loads(out.read_text())
     assert seed == {**expected, "id": "77aa", "correct_answer": "$\\pi$", "image_path": "pictures/77aa_1.png"}

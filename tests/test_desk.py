@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -117,9 +119,15 @@ def quickstart(run, **env):
 
 
 def left_behind(run):
-    """Command lines of live processes that mention the run's folder, and of any vLLM process."""
-    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in listed if str(run) in line or line.startswith("VLLM::")]
+    """Command lines of live processes that mention the run's folder or write into it (vLLM's rename themselves)."""
+    listed = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended, or is somebody else's
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            writes = [os.readlink(process / "fd" / number) for number in "12"]
+            if any(str(run) in text for text in (line, *writes)):
+                listed.append(line)
+    return listed
 
 
 @pytest.mark.slow

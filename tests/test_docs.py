@@ -1,6 +1,7 @@
 """The documents: every script they call is there and knows the flags they give it, every link leads somewhere."""
 
 import dataclasses
+import json
 import re
 import runpy
 import sys
@@ -12,6 +13,7 @@ from guided.methods import Plan
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
 from internvl.train.internvl_chat_rl import make_parser
 from omegaprm import SearchParams
+from PIL import Image
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("eval/**/*.md")]
 FILES = [
@@ -36,7 +38,7 @@ SHARED = {  # functions that add flags to a parser, and where they are
         ("add_policy_flags", "mm_prm/policy.py"),
         ("add_judge_flags", "mm_prm/judge.py"),
         ("add_data_flags", "eval/benchmarks.py"),
-        ("add_dataset_flags", "data_pipeline/prm_data_format.py"),
+        ("add_dataset_flags", "mm_prm/dataset_files.py"),
         ("add_prm_flags", "eval/guided/prms.py"),
     )
 }
@@ -97,3 +99,16 @@ def test_help_fits_80_columns(script, monkeypatch, capsys):
     assert end.value.code == 0 and "--" in shown
     own = [line for line in shown.splitlines() if "restore_callback_states" not in line]  # transformers' longest name
     assert not [line for line in own if len(line) > 80]
+
+
+def test_the_figure_of_the_stages_shows_the_readme_as_it_is():
+    draw = runpy.run_path(str(ROOT / "docs/draw_stages.py"))
+    stages = draw["read_stages"]((ROOT / "README.md").read_text())
+    assert json.loads(Image.open(ROOT / "docs/stages.png").info["Description"]) == json.loads(
+        json.dumps([vars(stage) for stage in stages])
+    )
+    assert [stage.number for stage in stages] == ["0", "1", "2", "3", "4", "5", "6", "6b", "7"]
+    assert all(stage.script in SCRIPTS for stage in stages)
+    assert draw["ends"](stages, "trees") == [(2, True), (3, False)]
+    for thing in draw["things"](stages):  # nothing is read before it is written, but what one brings along
+        assert draw["ends"](stages, thing)[0][1] or thing in ("solutions", "problems"), thing

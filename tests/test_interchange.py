@@ -13,7 +13,8 @@ from PIL import Image
 from mm_prm.cards import label_table, model_card
 from mm_prm.cli import Fault
 
-EXPORT, IMPORT, FORMAT = (f"data_pipeline/{name}.py" for name in ("export", "import_steps", "prm_data_format"))
+EXPORT, IMPORT = (f"data_pipeline/tools/{name}.py" for name in ("export", "import_steps"))
+FORMAT = "data_pipeline/prm_data_format.py"
 
 
 def path_of(id_, steps, labels, image_path=None, **fields):

@@ -14,7 +14,7 @@ from restructure_solutions import Flaw, parse_record, read_reply, training_row
 from mm_prm.policy import Dialect, PolicyClient, Sampling
 from mm_prm.prompts import policy_prompt
 
-SCRIPT = "data_pipeline/restructure_solutions.py"
+SCRIPT = "data_pipeline/tools/restructure_solutions.py"
 GOOD = "Sure:\n<step> 1 + 1 = 2 </step>\n<step>So x = {}.</step>\n<answer>{}</answer>"
 
 

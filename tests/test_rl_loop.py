@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from conftest import ROOT, Forked, run_forked
+from conftest import ROOT, Forked, deepspeed_on_cpu, run_forked
 from internvl.rl.advantages import advantages
 from internvl.rl.batch import means_in, weigh_tokens
 from internvl.rl.draw import Answer, Group
@@ -520,7 +520,7 @@ def test_deepspeed_trains_as_plain_torch_does_and_goes_on_where_it_was_stopped(d
 
 def one_process(port):
     join(0, 1, port)
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    deepspeed_on_cpu()
 
 
 def test_a_mismatch_stops_the_run_and_says_why(desk, processor, seeds, tmp_path):

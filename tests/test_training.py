@@ -10,7 +10,7 @@ from functools import partial
 import make_model
 import pytest
 import torch
-from conftest import ROOT, Forked, run_forked
+from conftest import ROOT, Forked, deepspeed_on_cpu, run_forked
 from internvl.train import internvl_chat_finetune
 from internvl.train.batches import Collator
 from internvl.train.dataset import read_rows
@@ -270,7 +270,7 @@ def finetune(desk, meta, out, *flags, processes=None):
 
 
 def join_group(rank, processes):
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    deepspeed_on_cpu()
     if processes:
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         os.environ.update({name: str(value) for name, value in group.items()})

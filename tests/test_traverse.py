@@ -5,7 +5,7 @@ import random
 
 import pytest
 from conftest import run_forked
-from labels import LABELS_FROM, Prefixes, by_step, edge_paths, rollouts_of
+from labels import LABELS_FROM, Prefixes, by_step, edge_paths
 from labels import whole_rollouts as rollout_paths
 from PIL import Image
 from traverse import agrees, balance, path_record, sample
@@ -95,7 +95,7 @@ def test_a_tree_without_a_search_has_the_labels_of_its_rollouts():
 def test_counts_add_up():
     """Through the prefixes of one length go all rollouts that are as long, drawn at or above them."""
     prefixes = Prefixes(example_root())
-    drawn = [(drawn_from, steps, count) for drawn_from, steps, count, _ in rollouts_of(example_root())]
+    drawn = [(drawn_from, steps, count) for drawn_from, steps, count, _ in example_root().rollouts()]
     for length in (1, 2, 3):
         ends = {prefixes.of(steps)[length - 1] for _, steps, _ in drawn if len(steps) >= length}
         reached = [count for drawn_from, steps, count in drawn if drawn_from <= length <= len(steps)]
@@ -108,7 +108,7 @@ def test_undecided_rollouts_make_no_path_and_no_label():
     plain = list(rollout_paths(root, 0)), list(edge_paths(root, 0))
     root.undecided, root.undecided_rollouts, root.undecided_counts = 5, [["A", "B", "U"], ["E", "U"]], [4, 1]
     assert (list(rollout_paths(root, 0)), list(edge_paths(root, 0))) == plain
-    assert list(rollouts_of(root))[3:5] == [(0, ("A", "B", "U"), 4, None), (0, ("E", "U"), 1, None)]
+    assert list(root.rollouts())[3:5] == [(0, ("A", "B", "U"), 4, None), (0, ("E", "U"), 1, None)]
 
 
 def trees(mc_values):
@@ -250,7 +250,7 @@ def test_trees_may_be_thousands_of_levels_deep():
     assert [len(steps) for steps, _ in root.walk()] == list(range(5001))
     [path] = edge_paths(root, 0.0)
     assert path.labels == (0.5,) * 4999 + (1.0,) and path.positive
-    assert list(rollouts_of(root)) == [(5000, ("s",) * 4999 + ("R", "W"), 1, False)]
+    assert list(root.rollouts()) == [(5000, ("s",) * 4999 + ("R", "W"), 1, False)]
     [path] = rollout_paths(root, 0.0)
     # The one rollout was drawn after 5,000 steps; nothing is known of the prefixes before.
     assert path.labels == (None,) * 4999 + (0.0, 0.0) and agrees(path, 0.0, 0.5) is False

@@ -119,33 +119,54 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "trees.html").exists()
 
 
-@pytest.mark.slow
-def test_the_page_in_a_browser(tmp_path, monkeypatch, browser):
-    flags = write_trees(tmp_path / "trees")
-    run_main(monkeypatch, *flags, "--scores", tmp_path / "scored.json")
+DOWN, UP, LEFT, RIGHT, ENTER, SHIFT = "\ue015", "\ue013", "\ue012", "\ue014", "\ue007", "\ue008"
 
-    def wait_for(text):
+
+class Page:
+    """The written page in a browser."""
+
+    def __init__(self, browser, path):
+        self.browser = browser
+        browser.get(path.as_uri())
+
+    def wait_for(self, text):
         for _ in range(100):
-            if text in browser.find_element("id", "counts").text:
+            if text in self.text("counts"):
                 return
             time.sleep(0.05)
         pytest.fail(f"{text!r} was never shown")
 
-    def press(*keys):
-        browser.switch_to.active_element.send_keys(*keys)
+    def text(self, name):
+        return self.browser.find_element("id", name).text
 
-    def shown():
+    def press(self, *keys):
+        self.browser.switch_to.active_element.send_keys(*keys)
+
+    def shown(self):
         """Level and text of the visible states, and which is chosen."""
-        rows = [row for row in browser.find_elements("css selector", "#tree li") if row.is_displayed()]
+        rows = [row for row in self.browser.find_elements("css selector", "#tree li") if row.is_displayed()]
         chosen = [row.get_attribute("aria-selected") for row in rows].index("true")
         return [(row.get_attribute("aria-level"), row.text.replace("\n", " ")) for row in rows], chosen
 
-    def path():
-        return browser.find_element("id", "path").text.split("\n")
+    def path(self):
+        return self.text("path").split("\n")
 
-    browser.get((tmp_path / "trees.html").as_uri())
-    wait_for("Tree 1 of 2: 5 states")
-    assert browser.execute_script("return document.querySelector('#problem img').naturalWidth") == 800
+    def run(self, script):
+        return self.browser.execute_script(f"return {script}")
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch, browser):
+    run_main(monkeypatch, *write_trees(tmp_path / "trees"), "--scores", tmp_path / "scored.json")
+    page = Page(browser, tmp_path / "trees.html")
+    page.wait_for("Tree 1 of 2: 5 states")
+    yield page
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.slow
+def test_a_tree_is_walked_by_mouse_and_keys(page):
+    assert page.run("document.querySelector('#problem img').naturalWidth") == 800
     rows = [
         ("1", "▾ 0.50 The question 2 of 4, selected 1×"),
         ("2", "1.00 0.70 ✓ A → B → R 2 rollouts"),
@@ -153,9 +174,9 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, browser):
         ("3", "1.00 0.70 ✓ B → R 1 rollout"),
         ("3", "0.00 0.20 C 0 of 2"),
     ]
-    assert shown() == (rows, 0)
-    browser.find_elements("css selector", "#tree li")[4].click()
-    assert shown() == (rows, 4) and path() == [
+    assert page.shown() == (rows, 0)
+    page.browser.find_elements("css selector", "#tree li")[4].click()
+    assert page.shown() == (rows, 4) and page.path() == [
         "The solution so far",
         "0.00 MC value, 0 of 2 rollouts right",
         "MC PRM Step",
@@ -163,40 +184,43 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, browser):
         "Rollouts from here: 0 right, 2 wrong",
         *("✗ wrong, 2×: W", "Step", "W"),
     ]
-    down, up, left, right, enter, shift = "\ue015", "\ue013", "\ue012", "\ue014", "\ue007", "\ue008"
-    press(left)  # from a leaf to its parent
-    assert shown() == (rows, 2)
-    press(enter)  # closes it
-    assert shown() == ([*rows[:2], (rows[2][0], rows[2][1].replace("▾", "▸"))], 2)
-    press(right)  # opens it
-    press(right)  # to its first child
-    assert shown() == (rows, 3) and path()[0] == "A right solution"
-    press(up, up)
-    assert shown() == (rows, 1)
-    press(down)
-    assert shown() == (rows, 2)
+    page.press(LEFT)  # from a leaf to its parent
+    assert page.shown() == (rows, 2)
+    page.press(ENTER)  # closes it
+    assert page.shown() == ([*rows[:2], (rows[2][0], rows[2][1].replace("▾", "▸"))], 2)
+    page.press(RIGHT)  # opens it
+    page.press(RIGHT)  # to its first child
+    assert page.shown() == (rows, 3) and page.path()[0] == "A right solution"
+    page.press(UP, UP)
+    assert page.shown() == (rows, 1)
+    page.press(DOWN)
+    assert page.shown() == (rows, 2)
     wrong = ["✗ wrong, 1×: W lowest PRM score 0.20", "PRM Step", "0.20 C", "W"]
-    assert path()[-4:] == wrong
-    outline = "return getComputedStyle(document.activeElement).outlineStyle"
-    assert browser.execute_script(outline) == "solid"
+    assert page.path()[-4:] == wrong
+    assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
-    press(shift, right)
-    wait_for("Tree 2 of 2: 2 states")
-    text = browser.find_element("id", "problem").text
+
+@pytest.mark.slow
+def test_trees_are_turned_and_what_they_hold_is_text(page):
+    page.press(SHIFT, RIGHT)
+    page.wait_for("Tree 2 of 2: 2 states")
+    text = page.text("problem")
     assert text.count("</script><img src=x onerror=alert(1)>") == text.count("\\(\\foo\\) $5, or 10$") == 3
-    assert not browser.find_elements("css selector", "img")
-    assert browser.execute_script("return document.querySelectorAll('#problem math mfrac').length") == 2
-    browser.find_element("id", "next").click()
-    wait_for("Tree 1 of 2")
-    browser.find_element("id", "choice").send_keys(down)
-    wait_for("Tree 2 of 2")
-    browser.back()
-    wait_for("Tree 1 of 2")
+    assert not page.browser.find_elements("css selector", "img")
+    assert page.run("document.querySelectorAll('#problem math mfrac').length") == 2
+    page.browser.find_element("id", "next").click()
+    page.wait_for("Tree 1 of 2")
+    page.browser.find_element("id", "choice").send_keys(DOWN)
+    page.wait_for("Tree 2 of 2")
+    page.browser.back()
+    page.wait_for("Tree 1 of 2")
 
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone(page):
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     for key in ("", "2"):
-        browser.execute_script(f"location.hash = '{key}'")
-        wait_for(f"Tree {key or 1} of 2")
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 360
-    assert browser.get_log("browser") == []
+        page.browser.execute_script(f"location.hash = '{key}'")
+        page.wait_for(f"Tree {key or 1} of 2")
+        assert page.run("document.documentElement.scrollWidth") == 360

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
-from mm_prm.statistics import cluster_draws, interval
+from mm_prm.statistics import in_percent, interval, two_way_means
 
 REFERENCE, CANDIDATES = "rollouts", 16
 CONFIGS = {
@@ -86,15 +86,8 @@ class Config:
         return np.array([seed.columns(part, k)[name] for seed, name in zip(self.seeds, names, strict=True)])
 
 
-def means(values: np.ndarray) -> np.ndarray:
-    """Bootstrap means over seeds and problems. values: [seeds, problems]; returns [draws]."""
-    seeds, problems = (cluster_draws(range(size), seed) for seed, size in enumerate(values.shape))
-    return ((seeds.times @ values) * problems.times).sum(1) / values.size
-
-
 def cell(values: np.ndarray, signed: bool = False) -> str:
-    low, high = (100 * bound for bound in interval(means(values)))
-    return f"{100 * values.mean():{'+' if signed else ''}.1f} [{low:.1f}, {high:.1f}]"
+    return in_percent(values.mean(), two_way_means(values), "+" if signed else "")
 
 
 def shown(configs: dict[str, Config]) -> dict[str, str]:
@@ -162,7 +155,7 @@ def candidates_table(lines: dict[str, dict[int, np.ndarray]]) -> list[str]:
 def draw_candidates(lines: dict[str, dict[int, np.ndarray]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
     for number, (name, at) in enumerate(lines.items()):
-        bounds = np.array([interval(means(values)) for values in at.values()])
+        bounds = np.array([interval(two_way_means(values)) for values in at.values()])
         style = "-" if name.startswith("PRM") else "--"
         axes.plot(
             list(at),
@@ -186,7 +179,7 @@ def draw_configs(configs: dict[str, Config], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=150)
     for number, name in enumerate(shown(configs)):
         values = configs[name].accuracy()
-        low, high = interval(means(values))
+        low, high = interval(two_way_means(values))
         axes.plot([100 * low, 100 * high], [-number] * 2, color="#c0392b", linewidth=2)
         axes.plot(100 * values.mean(1), [-number] * len(values), "|", color="#555555")
         axes.plot(100 * values.mean(), -number, "o", color="#c0392b")

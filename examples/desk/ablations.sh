@@ -108,7 +108,7 @@ case ${1:-} in
     exit ;;
 esac
 
-[ -e "$STUDY/trees.done" ] || { echo "error: $STUDY holds no finished study: run quickstart.sh first" >&2; exit 2; }
+need_study "$STUDY"
 mkdir -p "$RUN/logs" "$RUN/rows"
 stage "dev and test problems of their own" "$DATA/test.json" "$PYTHON" examples/desk/make_problems.py \
   --output_dir "$DATA" --seed 1 --train 0 --annotate 0 --dev 100 --test 300

@@ -10,8 +10,7 @@ cd "$(dirname "$0")/../.."
 case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' examples/desk/demo.sh; exit ;; esac
 source examples/desk/common.sh
 STUDY=runs/desk
-[ -e "$STUDY/prm_rollouts/train_results.json" ] ||
-  { echo "error: $STUDY holds no finished study: run quickstart.sh first" >&2; exit 2; }
+need_study "$STUDY"
 bash install.sh
 with_server "$STUDY/policy" "$STUDY/logs/demo_server.log" "$PYTHON" eval/demo.py --model policy \
   --checkpoint "$STUDY/prm_rollouts" --examples "$STUDY/data/test.json" --repetition_penalty 1.0 --max_new_tokens 160 \

@@ -37,7 +37,7 @@ from step_truth import labelled
 from mm_prm import cli
 from mm_prm.records import parse_rollouts, read_checked, read_json, read_object, read_trees, write_atomic, write_json
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
-from mm_prm.statistics import auroc, cluster_draws, interval
+from mm_prm.statistics import auroc, in_percent, interval, two_way_means, two_way_times
 
 CANDIDATES = 16
 POLICIES = {
@@ -132,25 +132,14 @@ def until_first_error(record: dict[str, Any]) -> list[tuple[float, int]]:
 # ---------------------------------------------------------------- numbers with intervals
 
 
-def text(value: float, draws: np.ndarray) -> str:
-    low, high = interval(draws)
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def both_draws(seeds: int, problems: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each seed and each problem was drawn: [draws, seeds], [draws, problems]."""
-    return cluster_draws(range(seeds), 0).times, cluster_draws(range(problems), 1).times
-
-
 def accuracy(values: np.ndarray) -> tuple[float, np.ndarray]:
     """values: [seeds, problems]. The mean, and that of every draw."""
-    seeds, problems = both_draws(*values.shape)
-    return float(values.mean()), ((seeds @ values) * problems).sum(1) / values.size
+    return float(values.mean()), two_way_means(values)
 
 
 def f1(found: np.ndarray) -> tuple[float, np.ndarray]:
     """found: [seeds, problems, 4]. The mean of the seeds' F1, and that of every draw."""
-    seeds, problems = both_draws(*found.shape[:2])
+    seeds, problems = two_way_times(*found.shape[:2])
     of_seeds = first_error_f1(found.sum(1))[:, 2]
     drawn = first_error_f1(np.einsum("dp,spc->dsc", problems, found))[..., 2]
     return float(of_seeds.mean()), (drawn * seeds).sum(1) / len(found)
@@ -191,7 +180,7 @@ class Result:
         rules = ", ".join(sorted({seed.rule for seed in self.seeds}))
         vote = accuracy(np.array([seed.columns["weighted_vote"] for seed in self.seeds]))
         cells = [PRMS[self.name][1], f"{self.rollouts:,.0f}", f"{self.seconds:.0f}", f"{100 * self.singles:.0f} %"]
-        cells += [str(len(self.seeds)), text(*self.accuracy), rules, text(*vote), text(*self.f1)]
+        cells += [str(len(self.seeds)), in_percent(*self.accuracy), rules, in_percent(*vote), in_percent(*self.f1)]
         return f"| {' | '.join(cells)} | {fmean(seed.step_auroc for seed in self.seeds):.3f} |"
 
 
@@ -208,7 +197,9 @@ def results(run: Path, policy: str) -> list[Result]:
 
 def baselines(seed: Seed) -> str:
     names = ("random", "majority", "likelihood", "pass")
-    return ", ".join(f"{name} {text(*accuracy(seed.columns[name][None]))}" for name in names if name in seed.columns)
+    return ", ".join(
+        f"{name} {in_percent(*accuracy(seed.columns[name][None]))}" for name in names if name in seed.columns
+    )
 
 
 def table(found: Sequence[Result]) -> list[str]:

@@ -147,7 +147,7 @@ serve_lane() { # its number: this script again, beside a server that takes new w
 }
 
 study() {
-  [ -e "$PRM/train_results.json" ] || { echo "error: $STUDY holds no finished study: run quickstart.sh first" >&2; exit 2; }
+  need_study "$STUDY"
   mkdir -p "$RUN/candidates" "$RUN/scored"
   stage "32 of the problems, for the control" "$DATA/few.json" "$PYTHON" -c '
 import json, sys

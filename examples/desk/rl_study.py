@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_json, read_jsonl, write_atomic
 from mm_prm.selection import Candidates, accuracy_columns
-from mm_prm.statistics import cluster_draws, interval, wilson
+from mm_prm.statistics import in_percent, two_way_means, wilson
 
 GOOD, EDGE = 2e-4, 1e-3  # learning rates
 STABILITY = ("grpo", "grpo_dual_clip", "rloo", "reinforce_plus_plus", "cpg", "cpgd")
@@ -101,9 +101,7 @@ def percent(values: Sequence[float]) -> str:
 
 def cell(values: np.ndarray) -> str:
     """values: [seeds, problems]."""
-    seeds, problems = (cluster_draws(range(size), seed) for seed, size in enumerate(values.shape))
-    low, high = interval(((seeds.times @ values) * problems.times).sum(1) / values.size)
-    return f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return in_percent(values.mean(), two_way_means(values))
 
 
 # ---------------------------------------------------------------- candidates

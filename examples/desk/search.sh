@@ -59,8 +59,7 @@ if [ "${1:-}" = --draw ]; then
 fi
 
 bash install.sh
-[ -e "$STUDY/prm_rollouts/train_results.json" ] ||
-  { echo "error: $STUDY holds no finished study: run quickstart.sh first" >&2; exit 2; }
+need_study "$STUDY"
 mkdir -p "$RUN"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
   --seed 7 --slip_rate 0.3 --annotate 0 --dev 0 --test 150

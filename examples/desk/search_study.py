@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from mm_prm import cli
 from mm_prm.records import parse_scored, read_checked, read_object, write_atomic
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns, best_of
-from mm_prm.statistics import cluster_draws
+from mm_prm.statistics import in_percent, interval, two_way_means
 
 POLICIES = {"slips60": "The policy of quickstart.sh (60 % slips)", "slips30": "A better policy (30 % slips)"}
 METHODS = ("best_of_n", "beam", "annealed", "dvts", "greedy", "reject", "adaptive")
@@ -88,14 +88,11 @@ def right(group: Group) -> np.ndarray:
 
 def bounds(values: np.ndarray, percent: float = 95) -> np.ndarray:
     """Of the mean. values: [PRMs, problems]."""
-    seeds, problems = (cluster_draws(range(size), number).times for number, size in enumerate(values.shape))
-    edge = (100 - percent) / 2
-    return np.percentile(((seeds @ values) * problems).sum(1) / values.size, [edge, 100 - edge])
+    return np.array(interval(two_way_means(values), percent))
 
 
 def text(values: np.ndarray, sign: str = "", percent: float = 95) -> str:
-    low, high = bounds(values, percent)
-    return f"{100 * values.mean():{sign}.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return in_percent(values.mean(), two_way_means(values), sign, percent)
 
 
 # ---------------------------------------------------------------- Best-of-N at any cost

@@ -159,7 +159,7 @@ def check_counts(rows: list[Row], data_args: DataArguments) -> None:
         raise cli.BadInput(f"{data_args.meta_path}: {without} of {len(rows)} rows have no 'label_counts': {needs}")
 
 
-def main() -> None:
+def flags() -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, FinetuneArguments),
         description=__doc__,
@@ -175,15 +175,11 @@ def main() -> None:
         raise cli.BadInput(f"{args.n_gpu} GPUs in one process: start under torchrun, as shell/launch.sh does")
     if model_args.use_llm_lora and is_deepspeed_zero3_enabled():
         raise cli.BadInput("--use_llm_lora: adapters cannot be merged into weights spread by ZeRO-3, use ZeRO-1")
-    begun = last_whole_checkpoint(Path(args.output_dir))
-    finished = (Path(args.output_dir) / "train_results.json").exists() and not data_args.dry_run
-    if finished and begun and has_all_steps(begun, args):  # else the results of no step, or of one too many
-        print(f"{args.output_dir}: finished already; another --output_dir trains anew")
-        return
-    set_seed(args.seed)
-    rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
-    check_counts(rows, data_args)
-    rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
+    return model_args, data_args, args
+
+
+def open_model(model_args: ModelArguments, data_args: DataArguments, args: FinetuneArguments) -> tuple[Any, Any]:
+    """(model to train, processor) as the flags say. A dry run's model has shapes and no weights."""
     processor = load_processor(model_args.model_name_or_path)
     config = load_config(model_args.model_name_or_path)
     configure_images(processor, data_args, config.vision_config.image_size[0])
@@ -194,15 +190,21 @@ def main() -> None:
         model = load_model(model_args.model_name_or_path, dtype, model_args.packed_attention)
     if data_args.objective == "prm":
         add_marker(model, processor.tokenizer)
-    collator = Collator(processor, data_args.objective, data_args.max_seq_length, data_args.pack_problems)
     model = prepare_model(model, model_args)
-    if data_args.dry_run:
-        if args.should_save:  # one process speaks for all
-            print("\n".join(report(rows, held_out, collator, model, args)))
-        return
-    model.config.use_cache = False
     model.config.objective, model.config.label_loss = data_args.objective, data_args.label_loss
-    args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
+    return model, processor
+
+
+def train(
+    model: Any,
+    args: FinetuneArguments,
+    data_args: DataArguments,
+    rows: list[Row],
+    held_out: list[Row],
+    collator: Collator,
+) -> tuple[FinetuneTrainer, dict[str, Any]]:
+    """From the last checkpoint on, if there is one. Returns the trainer and what the training came to."""
+    model.config.use_cache = False
     args.remove_unused_columns = False
     if held_out and args.eval_strategy == "no":
         args.eval_strategy = IntervalStrategy.EPOCH
@@ -212,22 +214,44 @@ def main() -> None:
         train_dataset=rows,
         eval_dataset=held_out or None,
         data_collator=collator,
-        vocabulary=yes_no_ids(processor.tokenizer) if data_args.objective == "prm" else None,
-        pack=data_args.pack_problems,
+        vocabulary=yes_no_ids(collator.processor.tokenizer) if data_args.objective == "prm" else None,
+        pack=bool(data_args.pack_problems),
         label_loss=data_args.label_loss,
     )
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
-    result = trainer.train(resume_from_checkpoint=begun)
+    result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
     if (dropped := int(trainer.seen[3])) and args.should_save:
-        print(
-            f"--max_seq_length {data_args.max_seq_length} cut off {dropped} targets, counted in every epoch of this run"
-        )
-    save_final(trainer, processor, args, model_args.model_name_or_path)
+        length = data_args.max_seq_length
+        print(f"--max_seq_length {length} cut off {dropped} targets, counted in every epoch of this run")
     result.metrics["engine"] = type(trainer.model_wrapped).__name__
+    return trainer, result.metrics
+
+
+def main() -> None:
+    model_args, data_args, args = flags()
+    output = Path(args.output_dir)
+    begun = last_whole_checkpoint(output)
+    finished = (output / "train_results.json").exists() and not data_args.dry_run
+    if finished and begun and has_all_steps(begun, args):  # else the results of no step, or of one too many
+        print(f"{output}: finished already; another --output_dir trains anew")
+        return
+    set_seed(args.seed)
+    rows = read_rows(data_args.meta_path, data_args.objective, args.seed, data_args.skip_bad_rows)
+    check_counts(rows, data_args)
+    rows, held_out = hold_out(rows, data_args.eval_fraction, args.seed)
+    model, processor = open_model(model_args, data_args, args)
+    collator = Collator(processor, data_args.objective, data_args.max_seq_length, bool(data_args.pack_problems))
+    if data_args.dry_run:
+        if args.should_save:  # one process speaks for all
+            print("\n".join(report(rows, held_out, collator, model, args)))
+        return
+    args.gradient_checkpointing = args.gradient_checkpointing or model_args.grad_checkpoint
+    trainer, results = train(model, args, data_args, rows, held_out, collator)
+    save_final(trainer, processor, args, model_args.model_name_or_path)
     if args.should_save:
-        write_card(Path(args.output_dir), model_args, data_args, args, result.metrics)
-    trainer.save_metrics("train", result.metrics, combined=False)
+        write_card(output, model_args, data_args, args, results)
+    trainer.save_metrics("train", results, combined=False)
 
 
 if __name__ == "__main__":

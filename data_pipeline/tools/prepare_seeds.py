@@ -1,6 +1,6 @@
 """Turn published problems into a seed file and its pictures.
 
-    python data_pipeline/prepare_seeds.py --input MM-K12 \\
+    python data_pipeline/tools/prepare_seeds.py --input MM-K12 \\
         --output_file seed.json --image_dir images
 
 The defaults are those of MM-K12's training split, and fit MMK12

@@ -1,7 +1,8 @@
 """Turn existing solutions into MM-Policy's training data, by an LLM.
 
-    python data_pipeline/restructure_solutions.py --input_file solutions.json \\
-        --output_file policy.jsonl --api_endpoint http://127.0.0.1:8000/v1 \\
+    python data_pipeline/tools/restructure_solutions.py \\
+        --input_file solutions.json --output_file policy.jsonl \\
+        --api_endpoint http://127.0.0.1:8000/v1 \\
         --model Qwen2.5-72B-Instruct
 
 The LLM rewrites each solution in <step> and <answer> tags. A rewriting is kept
@@ -23,9 +24,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from prm_data_format import add_dataset_flags, dataset_row, write_dataset
-
 from mm_prm import cli, records
+from mm_prm.dataset_files import add_dataset_flags, dataset_row, write_dataset
 from mm_prm.journal import Journal
 from mm_prm.judge import JUDGES, MAX_TOKENS, Judge, Undecided
 from mm_prm.policy import read_choice

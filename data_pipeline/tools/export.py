@@ -1,7 +1,7 @@
 """Turn labelled paths into TRL's stepwise supervision, as parquet.
 
-    python data_pipeline/export.py --input_file paths.json --output_dir steps \\
-        --tree_dir trees --license mit
+    python data_pipeline/tools/export.py --input_file paths.json \\
+        --output_dir steps --tree_dir trees --license mit
 
 The folder can be read by `datasets`; pictures lie in it, a card beside them.
 --input_file is what traverse.py or import_steps.py wrote; import_steps.py

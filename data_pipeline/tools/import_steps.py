@@ -1,6 +1,6 @@
 """Turn published step labels into labelled paths.
 
-    python data_pipeline/import_steps.py --format prm800k \\
+    python data_pipeline/tools/import_steps.py --format prm800k \\
         --input phase2_train.jsonl --output_file paths.json
 
 prm_data_format.py makes the paths into training rows. Labels lie between 0 and

@@ -1,6 +1,6 @@
 """Show search trees in one HTML page that needs no server and no network.
 
-    python data_pipeline/view_trees.py --input_dir outputs/trees \\
+    python data_pipeline/tools/view_trees.py --input_dir outputs/trees \\
         --output_file trees.html [--scores scored.json]
 
 Each problem with its picture, the states of its tree, any path as a solution.
@@ -23,7 +23,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from labels import rollouts_of
 from tqdm import tqdm
 
 from mm_prm import cli
@@ -86,7 +85,7 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
 
 def rollouts_record(tree: Tree, folder: Path) -> dict[str, Any]:
     """All distinct rollouts of a tree, from the first step on, as the candidates of its problem."""
-    found = {steps: verdict for _, steps, _, verdict in rollouts_of(tree.root)}
+    found = {steps: verdict for _, steps, _, verdict in tree.root.rollouts()}
     images = [os.path.abspath(folder / image) for image in tree.images]
     record = {"id": tree.id, "question": tree.question, "image_path": images, "answer": tree.answer}
     return record | {"solutions_splits": list(found), **outcome_fields(found.values())}

@@ -1,0 +1,41 @@
+"""A training set on disk: the rows (JSONL) and the dataset JSON that names them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mm_prm.records import dataset_entry, image_value, write_json, write_jsonl
+
+
+def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:
+    """A row of either objective. Raises ValueError when an image does not exist."""
+    image = image_value([relative_image(image, image_root) for image in images])
+    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    return {"id": id_, **({"image": image} if image else {}), "conversations": turns}
+
+
+def relative_image(image: str, image_root: Path) -> str:
+    """Raises ValueError when there is no such image."""
+    full = (image_root / image).resolve()
+    if not os.path.isfile(full):  # Path.is_file() raises where a name is too long
+        raise ValueError(f"field 'image_path': {full} does not exist")
+    return os.path.relpath(full, image_root.resolve()) if full.is_relative_to(image_root.resolve()) else str(full)
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser, name: str) -> None:
+    """The flags of every script that writes a dataset, by default of this name."""
+    parser.add_argument("--output_file", type=Path, required=True, help="training JSONL")
+    parser.add_argument("--image_root", type=Path, default=Path("."), help="images are written relative to this folder")
+    parser.add_argument("--meta_file", type=Path, help="dataset JSON; default: the output file with _meta.json")
+    parser.add_argument("--name", default=name, help="name of the dataset in it")
+
+
+def write_dataset(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The JSONL last: when it is there, the dataset JSON is."""
+    meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
+    write_json(meta_file, {args.name: dataset_entry(args.image_root, args.output_file, len(rows))})
+    write_jsonl(args.output_file, rows)
+    print(f"{args.output_file}: {len(rows)} rows; {meta_file}: dataset {args.name!r}")
