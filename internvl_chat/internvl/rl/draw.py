@@ -81,11 +81,10 @@ async def verdict(judge: ProblemJudge, answer: str | None) -> bool | None:
 
 
 class Drawer:
-    """Draws and judges the answers of whole batches. refused: prompts that the server will not take."""
+    """Draws and judges the answers of whole batches."""
 
     def __init__(self, client: PolicyClient, judge: Judge):
         self.client, self.judge = client, judge
-        self.refused = 0
 
     async def group(self, problem: Problem, count: int, draw: int) -> Group | None:
         """`count` answers to one problem; None when the server refuses it. draw: which one of this problem, for the
@@ -109,7 +108,6 @@ class Drawer:
                 return_token_ids=True,
             )
         except Refused as error:
-            self.refused += 1
             print(f"problem {problem.id} left out: {error}", flush=True)
             return None
         answers = [read_answer(choice, client.dialect.step_format) for choice in reply["choices"]]
