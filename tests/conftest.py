@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,7 @@ def deepspeed_on_cpu():
     on a fresh machine, and one process has nobody to share with."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     if "--deepspeed" in sys.argv:
-        from deepspeed.comm import torch as backend
-
-        backend.build_shm_op = lambda: None
+        import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # the package's name `torch` is PyTorch's
 
 
 @pytest.fixture
