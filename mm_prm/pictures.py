@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from base64 import b64encode
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -65,6 +66,15 @@ def picture_bytes(path: str) -> tuple[str, bytes]:
         return kind, Path(path).read_bytes()
     open_picture(path).save(file := io.BytesIO(), "PNG", compress_level=1)  # the tightest takes ten times as long
     return "image/png", file.getvalue()
+
+
+def data_uri(path: str | Path, max_side: int) -> str:
+    """A picture as text for a page, at most max_side pixels wide and high, without its metadata. Raises ValueError when
+    it is broken."""
+    small = open_picture(path)
+    small.thumbnail((max_side, max_side))
+    small.save(file := io.BytesIO(), "WEBP", quality=90)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
 def picture_format(data: bytes) -> str:

@@ -14,7 +14,6 @@ evaluate_prm.py to score.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mm_prm import cli
-from mm_prm.pictures import open_picture
+from mm_prm.pictures import data_uri
 from mm_prm.records import Tree, each_tree, outcome_fields, parse_scored, read_checked, write_atomic, write_json
 
 MAX_SIDE = 800  # pixels; a larger picture is scaled down
@@ -43,14 +42,6 @@ def score_tables(scored: list[dict[str, Any]]) -> dict[str, Table]:
             for step, score in zip(steps, scores, strict=True):
                 prefix, _ = table.setdefault((prefix, step), (len(table) + 1, round(score, 4)))
     return tables
-
-
-def data_uri(path: Path) -> str:
-    """A picture as text, at most MAX_SIDE wide and high, without its metadata. Raises ValueError when it is broken."""
-    small = open_picture(path)
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    small.save(file := io.BytesIO(), "WEBP", quality=90)
-    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
 def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
@@ -80,7 +71,7 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
         counts = {"mc": node.mc_value, "right": node.num_correct, "drawn": node.num_rollouts, "judge": node.judge_value}
         nodes.append(state | counts | {"undecided": node.undecided})
     head = {"question": tree.question, "answer": tree.answer, "search": tree.search, "texts": list(numbers)}
-    return head | {"nodes": nodes, "images": [data_uri(folder / image) for image in tree.images]}
+    return head | {"nodes": nodes, "images": [data_uri(folder / image, MAX_SIDE) for image in tree.images]}
 
 
 def rollouts_record(tree: Tree, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from internvl.rl.processes import Processes
 from internvl.rl.rewards import Weights
 from internvl.rl.rows import Row, RowMaker, in_rows, split_into
 from internvl.rl.update import Learner
-from internvl.train.trainer import peak_flops, peak_memory
+from internvl.train.trainer import newest_checkpoint, peak_flops, peak_memory
 from mm_prm.cli import Fault, Unfinished
 from mm_prm.journal import Journal
 from mm_prm.prm_model import Prm
@@ -42,12 +42,6 @@ def learning_rate(args: argparse.Namespace, update: int) -> float:
         return args.learning_rate
     done = update / (args.steps * args.updates_per_rollout)
     return args.learning_rate * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * done)) / 2)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint-N: run.json is written last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/run.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 class Clock:
@@ -329,7 +323,7 @@ class Run:
         self.saved = self.done
 
     def resume(self) -> None:
-        folder = self.processes.first_does(lambda: last_checkpoint(self.output))
+        folder = self.processes.first_does(lambda: newest_checkpoint(self.output, "run.json"))
         if folder is None:
             return
         self.learner.accelerator.load_state(str(folder))

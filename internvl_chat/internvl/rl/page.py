@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from internvl.rl.draw import Answer, Group
-from mm_prm.pictures import open_picture
+from mm_prm.pictures import data_uri
 
 MAX_SIDE = 400  # pixels; a larger picture is scaled down
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:4px solid #999;padding:.3rem .8rem;margin:.3rem 0 1rem}
 pre.right{border-color:#2a8a3e}pre.wrong{border-color:#c0392b}img{max-width:100%}"""
-
-
-def data_uri(path: str) -> str:
-    """A picture as text, at most MAX_SIDE wide and high, without its metadata."""
-    small = open_picture(path)
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    small.save(file := io.BytesIO(), "WEBP", quality=85)
-    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
 def answer_html(answer: Answer) -> str:
@@ -35,7 +25,7 @@ def answer_html(answer: Answer) -> str:
 
 def group_html(group: Group) -> str:
     problem = group.problem
-    pictures = "".join(f'<img alt="" src="{data_uri(path)}">' for path in problem.images)
+    pictures = "".join(f'<img alt="" src="{data_uri(path, MAX_SIDE)}">' for path in problem.images)
     head = f"<h3>{escape(problem.id)}</h3>{pictures}<p>{escape(problem.question)}</p>"
     answers = "".join(map(answer_html, group.answers))
     return f"{head}<p>reference answer: {escape(problem.answer)}</p>{answers}"

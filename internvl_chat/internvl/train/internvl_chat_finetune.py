@@ -30,13 +30,14 @@ from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArgu
 from internvl.train.batches import Collator
 from internvl.train.dataset import Row, hold_out, read_rows
 from internvl.train.dry_run import meta_model, report
-from internvl.train.trainer import FinetuneTrainer
+from internvl.train.trainer import FinetuneTrainer, newest_checkpoint
 from mm_prm import cli
 from mm_prm.cards import model_card
 from mm_prm.prm_format import MARKER
 from mm_prm.prm_model import KEPT, load_config, load_model, load_processor, yes_no_ids
 from mm_prm.records import read_json, write_atomic
 
+STATE = "trainer_state.json"  # what transformers writes last into a checkpoint-N
 CARD_SETTINGS = ["num_train_epochs", "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "bf16"]
 CARD_SETTINGS += ["per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "seed"]
 
@@ -99,15 +100,9 @@ def prepare_model(model: Any, args: ModelArguments) -> Any:
     return model
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint-N to go on from. trainer_state.json is written last: one without it was cut short."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
-def has_all_steps(checkpoint: str, args: FinetuneArguments) -> bool:
+def has_all_steps(checkpoint: Path, args: FinetuneArguments) -> bool:
     """Whether a checkpoint-N is the last one of this training."""
-    path = Path(checkpoint) / "trainer_state.json"
+    path = checkpoint / STATE
     with cli.refusing(f"{path}: not the state of a training"):
         state = read_json(path)
         return state["global_step"] >= args.max_steps if args.max_steps > 0 else state["epoch"] >= args.num_train_epochs
@@ -220,7 +215,8 @@ def train(
     )
     if args.should_save:
         print(f"training {data_args.objective} on {len(rows)} rows from {data_args.meta_path}", flush=True)
-    result = trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(args.output_dir)))
+    begun = newest_checkpoint(Path(args.output_dir), STATE)
+    result = trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     if (dropped := int(trainer.seen[3])) and args.should_save:
         length = data_args.max_seq_length
         print(f"--max_seq_length {length} cut off {dropped} targets, counted in every epoch of this run")
@@ -231,7 +227,7 @@ def train(
 def main() -> None:
     model_args, data_args, args = flags()
     output = Path(args.output_dir)
-    begun = last_whole_checkpoint(output)
+    begun = newest_checkpoint(output, STATE)
     finished = (output / "train_results.json").exists() and not data_args.dry_run
     if finished and begun and has_all_steps(begun, args):  # else the results of no step, or of one too many
         print(f"{output}: finished already; another --output_dir trains anew")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,13 @@ from internvl.train.label_losses import LABEL_LOSSES, evidence
 from mm_prm.cpu import Threads
 from mm_prm.prm_model import load_model
 from mm_prm.statistics import auroc
+
+
+def newest_checkpoint(folder: Path, last_file: str) -> Path | None:
+    """The newest whole checkpoint-N to go on from; one without the file that is written last was cut short."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{last_file}")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a word of its name (vendors' data sheets)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12}
