@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The desk-scale study, end to end, on a machine without a GPU: problems -> policy -> trees -> labels -> PRM -> Best-of-16.
 #
-#   bash quickstart.sh                    10 to 19 minutes on 2 CPU cores, installation included; 35 on a busy one
+#   bash quickstart.sh                    10 to 30 minutes on 2 CPU cores, installation included
 #   DESK_SCALE=small bash quickstart.sh   a smaller study, about half as long
 #   DESK_FROM_SCRATCH=1 bash quickstart.sh   trains the base model too (35 minutes more)
 #
