@@ -466,6 +466,7 @@ def test_the_log_and_the_summary_say_what_was_done_and_what_failed(tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_change_nothing(tmp_path):
+    """Protects hours of rollouts: a run killed at any moment, ten times, ends with the trees of an undisturbed one."""
     seed, out = seeds(tmp_path, 8), tmp_path / "t"
     with ChatServer(seeded_policy) as server:
         assert annotate(seed, tmp_path / "u", server.url).returncode == 0

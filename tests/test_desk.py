@@ -132,6 +132,7 @@ def left_behind(run):
 
 @pytest.mark.slow
 def test_the_small_study_end_to_end_with_kills_on_the_way(tmp_path):
+    """Protects the two commands of the README: real engines, every stage, a kill, and a PRM that beats chance."""
     run = tmp_path / "study"
     # Kill the whole quickstart without warning while trees are being made: no server may stay behind.
     first = quickstart(run)

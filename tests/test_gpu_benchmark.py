@@ -26,6 +26,7 @@ def test_the_shell_runs_its_parts_at_toy_size(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["packing", "rl"])
 def test_a_check_at_toy_size(tmp_path, part):
+    """Protects a GPU's minutes from a check that fails of itself."""
     done = run_forked("benchmarks/gpu_checks.py", part, "--output_dir", tmp_path, "--tiny")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / f"{part}.json").read_text())["rows"]
@@ -36,6 +37,7 @@ def test_a_check_at_toy_size(tmp_path, part):
     "command", ["train_prm --rounds 1 --attention segments", "score_candidates --rounds 1", "guided_search prm"]
 )
 def test_a_benchmark_at_toy_size(tmp_path, command):
+    """Protects a GPU's minutes from a benchmark that does not run, in the GPU's number type."""
     script, *flags = command.split()
     more = ["--shape", "tiny", "--dtype", "bfloat16", "--output_file", tmp_path / "out.json"]
     done = run_forked(f"benchmarks/{script}.py", *flags, *more)

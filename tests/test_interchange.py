@@ -87,6 +87,7 @@ def test_a_row_for_trl_has_booleans_and_leads_back_to_its_path(paths, tmp_path):
 
 @pytest.mark.slow  # datasets takes seconds to import
 def test_the_way_to_trl_and_back_loses_nothing(paths, exported):
+    """Protects labels that are handed on: out and in again they are the same."""
     file, records = paths
     folder = file.parent
     done = run_forked(IMPORT, "--format", "trl", "--input", exported, "--output_file", folder / "back.json")
@@ -100,6 +101,7 @@ def test_the_way_to_trl_and_back_loses_nothing(paths, exported):
 
 @pytest.mark.slow
 def test_an_export_is_loaded_as_trl_wants_it(exported, tmp_path):
+    """Protects who downloads an export: `datasets` reads columns and pictures as TRL wants them."""
     import datasets
 
     rows = datasets.load_dataset(str(exported), split="train", cache_dir=str(tmp_path / "cache"))
@@ -117,6 +119,7 @@ def test_an_export_is_loaded_as_trl_wants_it(exported, tmp_path):
 
 @pytest.mark.slow
 def test_trl_tokenises_text_only_rows(exported):
+    """Protects the claim that TRL trains on an export, where it is installed."""
     reason = "trl is not installed, or is one without its PRMTrainer (removed after 1.13)"
     prm = pytest.importorskip("trl.experimental.prm", reason=reason)
     import pyarrow.parquet
@@ -135,6 +138,7 @@ def test_trl_tokenises_text_only_rows(exported):
 
 @pytest.mark.slow
 def test_the_card_says_what_is_in_the_data(exported):
+    """Protects the card beside an export from saying what is not in it."""
     _, header, text = (exported / "README.md").read_text().split("---\n", 2)
     data = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}]
     assert yaml.safe_load(header)["license"] == "mit" and yaml.safe_load(header)["configs"] == data

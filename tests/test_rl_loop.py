@@ -498,6 +498,8 @@ def test_two_processes_of_two_prompts_are_one_of_four(desk, processor, seeds, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_deepspeed_trains_as_plain_torch_does_and_goes_on_where_it_was_stopped(desk, processor, seeds, tmp_path, stage):
+    """Protects the engine of a GPU run: the same weights as plain torch, and the same after a stop."""
+
     def run(name, policy, *more):
         before = partial(one_process, free_port()) if more else None
         return run_forked(SCRIPT, *flags(desk, seeds, policy, tmp_path / name, *more), before=before)

@@ -122,6 +122,7 @@ def sync(url, folder, without=()):
 
 @pytest.mark.slow
 def test_served_are_the_trained_log_probabilities_before_and_after_a_sync(desk, served, problems, tmp_path):
+    """Protects the whole of stage 7: a real server says of its draws what the trainer says, after every sync."""
     url, _ = served
     side = Side(desk, url, problems)
     sync(url, desk)
@@ -136,6 +137,7 @@ def test_served_are_the_trained_log_probabilities_before_and_after_a_sync(desk, 
 
 @pytest.mark.slow
 def test_trap_the_packed_head_of_a_cpu_is_the_old_one(desk, served, problems, tmp_path):
+    """Protects from samples of a policy with an old head."""
     url, _ = served
     side = Side(desk, url, problems)
     sync(url, desk)
@@ -157,6 +159,7 @@ def test_trap_the_packed_head_of_a_cpu_is_the_old_one(desk, served, problems, tm
 
 @pytest.mark.slow
 def test_trap_old_keys_and_values_of_a_prompt_seen_before(desk, served, problems, tmp_path):
+    """Protects from samples out of a cache that old weights have filled."""
     url, _ = served
     side = Side(desk, url, problems[2:])  # text alone: a picture's tokens have the picture's hash in the cache's key
     sync(url, desk)
@@ -170,6 +173,7 @@ def test_trap_old_keys_and_values_of_a_prompt_seen_before(desk, served, problems
 
 @pytest.mark.slow
 def test_a_replica_out_of_reach_is_left_out_and_comes_back(desk, served, problems, tmp_path):
+    """Protects a run from one dead server, and the run from that server's old weights when it is back."""
     url, _ = served
     gone = f"http://127.0.0.1:{free_port()}"
 
@@ -189,6 +193,7 @@ def test_a_replica_out_of_reach_is_left_out_and_comes_back(desk, served, problem
 
 @pytest.mark.slow
 def test_a_server_without_development_mode_says_so(served):
+    """Protects who starts servers by hand from weights that never arrive."""
     url, _ = served
     with pytest.raises(Fault, match="VLLM_SERVER_DEV_MODE=1"):
         asyncio.run(reload(f"{url}/nowhere", "x"))

@@ -146,6 +146,7 @@ def test_a_policy_taken_for_a_prm_is_told(desk, rollouts, tmp_path):
 
 @pytest.mark.slow
 def test_ready_rollouts_are_scored_by_two_processes_as_by_one_and_counted(desk, rollouts, tmp_path):
+    """Protects scores from depending on the number of GPUs, and the path from a rollouts file to its table."""
     env = {"PYTHON": sys.executable, "GPUS": "2", "OUTPUT_DIR": str(tmp_path), "SCORED": str(tmp_path / "two.json")}
     done = subprocess.run(
         ["sh", "eval/evaluate.sh", str(desk), str(rollouts)],

@@ -46,6 +46,7 @@ def url(prm_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_served_prm_gives_the_scores_of_a_loaded_one(prm_folder, url, tmp_path):
+    """Protects serve_prm.md and search with a served PRM: the same scores to 1e-5, pictures and forged tokens too."""
     draw = random.Random(0)
     images = [str(tmp_path / name) for name in ("plain.png", "turned.jpg", "transparent.png")]
     upright, turn = Image.Exif(), Image.Exif()

@@ -287,6 +287,7 @@ def losses(done):
 
 @pytest.mark.slow
 def test_training_learns_labels_however_it_is_split_over_steps_processes_and_engines(desk, tmp_path):
+    """Protects the loss from depending on GPUs, accumulation and DeepSpeed."""
     # Problems with different numbers of paths and labels, one without a picture: a mean of means would weigh them
     # differently, and a process without pictures must still take part in what concerns the vision tower.
     rows = [prm_row(str(n), [0.9] * (1 + n % 3), "p.png" if n % 4 else None, f"what {n // 2}?") for n in range(8)]
@@ -327,6 +328,7 @@ def test_training_learns_labels_however_it_is_split_over_steps_processes_and_eng
 
 @pytest.mark.slow
 def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on_with_the_same_loss(desk, tmp_path):
+    """Protects what must not be trained, adapters that are handed on, and days of training from a stop."""
     rows = [prm_row(str(n), [n / 16, 1 - n / 16], question=f"what {n // 3}?") for n in range(16)]
     meta = write_dataset(tmp_path, rows)
     flags = ["--freeze_backbone", "True", "--use_llm_lora", "4", "--freeze_mlp", "True", "--grad_checkpoint", "True"]
@@ -351,6 +353,7 @@ def test_frozen_parts_stay_lora_is_merged_and_a_stopped_run_goes_on_with_the_sam
 
 @pytest.mark.slow
 def test_held_out_problems_are_evaluated_and_curves_written(desk, tmp_path):
+    """Protects the curves by which a training is judged."""
     rows = [prm_row(str(n), [n % 2], question=f"what {n}?") for n in range(12)]
     flags = ["--eval_fraction", "0.25", "--drop_path_rate", "0.1", "--num_train_epochs", "2", "--skip_bad_rows", "1"]
     meta = write_dataset(tmp_path, [*rows, prm_row("bad", [2])])
@@ -548,6 +551,7 @@ def test_a_checkpoint_in_another_format_is_refused_not_filled_with_noise(desk, t
 
 @pytest.mark.slow
 def test_the_scoring_script_writes_one_number_per_step(desk, tmp_path):
+    """Protects the way from a trained checkpoint to scores."""
     write_dataset(tmp_path, [prm_row("a", [0.5])])
     record = {"id": "a", "question": "what?", "image_path": "p.png", "labels": [1, 0], "answer": "6"}
     record["solutions_splits"] = [["3 + 3 = 6", "6"], []]

@@ -166,6 +166,7 @@ def page(tmp_path, monkeypatch, browser):
 
 @pytest.mark.slow
 def test_a_tree_is_walked_by_mouse_and_keys(page):
+    """Protects the page where people look at labels: what is shown, clicked and typed."""
     assert page.run("document.querySelector('#problem img').naturalWidth") == 800
     rows = [
         ("1", "▾ 0.50 The question 2 of 4, selected 1×"),
@@ -202,6 +203,7 @@ def test_a_tree_is_walked_by_mouse_and_keys(page):
 
 @pytest.mark.slow
 def test_trees_are_turned_and_what_they_hold_is_text(page):
+    """Protects a reader's browser from what a model wrote."""
     page.press(SHIFT, RIGHT)
     page.wait_for("Tree 2 of 2: 2 states")
     text = page.text("problem")
@@ -218,6 +220,7 @@ def test_trees_are_turned_and_what_they_hold_is_text(page):
 
 @pytest.mark.slow
 def test_the_page_fits_a_phone(page):
+    """Protects the page on a narrow screen."""
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     for key in ("", "2"):
