@@ -117,10 +117,6 @@ def candidate_cells(folder: Path, names: Sequence[str], rules: Sequence[str]) ->
     return [cell(np.array([one[rule] for one in found])) if found else "" for rule in rules]
 
 
-def seeds_text(runs: Sequence[Run]) -> str:
-    return str(len(runs))
-
-
 # ---------------------------------------------------------------- the parts of the study
 
 
@@ -134,7 +130,7 @@ def algorithms_table(runs: Sequence[Run], scored: Path) -> list[str]:
             seen = [percent([run.curve[-1][1] for run in ours]), percent([run.last("accuracy") for run in ours])]
             seconds = f"{fmean(run.seconds for run in ours):.1f}"
             own = candidate_cells(scored, [run.name for run in ours], rules)
-            rows.append([f"`{name}`", seeds_text(ours), *seen, seconds, *own])
+            rows.append([f"`{name}`", str(len(ours)), *seen, seconds, *own])
     return table([*head, "pass@16", "Best-of-16, the first policy's PRM"], rows)
 
 
@@ -152,7 +148,7 @@ def stability_table(runs: Sequence[Run]) -> list[str]:
             ratios = [run.largest("ratio_max") for run in ours]
             rows.append(
                 [
-                    *(f"{rate:g}", f"`{name}`", seeds_text(ours)),
+                    *(f"{rate:g}", f"`{name}`", str(len(ours))),
                     f"{count} of {len(ours)} [{100 * low:.0f}, {100 * high:.0f}] %",
                     str(sum(run.stopped for run in ours)),
                     percent([run.curve[-1][1] for run in ours]),
@@ -186,7 +182,7 @@ def prm_table(runs: Sequence[Run], scored: Path) -> list[str]:
         own = candidate_cells(scored, [f"{name}_own" for name in names], [RULE]) if mode == "none" else [""]
         rows.append(
             [
-                *(f"`{mode}`", seeds_text(ours), f"{fmean(run.last('reward') for run in ours):.2f}", scores),
+                *(f"`{mode}`", str(len(ours)), f"{fmean(run.last('reward') for run in ours):.2f}", scores),
                 percent([run.last("accuracy") for run in ours]),
                 percent([run.curve[-1][1] for run in ours]),
                 f"{fmean(run.last('length') for run in ours):.0f}",
@@ -205,7 +201,7 @@ def control_table(runs: Sequence[Run]) -> list[str]:
         if ours := [run for run in runs if run.name.rsplit("_", 1)[0] == name]:
             apart = [run.largest("mismatch") for run in ours]
             pass_at_1 = percent([run.curve[-1][1] for run in ours])
-            rows.append([text, seeds_text(ours), f"{median(apart):.1e}, {max(apart):.1e}", pass_at_1])
+            rows.append([text, str(len(ours)), f"{median(apart):.1e}, {max(apart):.1e}", pass_at_1])
     return table(["sync", "seeds", "largest mismatch: median, largest", "held-out pass@1"], rows)
 
 
