@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # What do labels buy, and at what cost? Kinds of labels, numbers of rollouts and wordings, at desk scale: docs/desk_labels.md.
 #
-#   bash examples/desk/labels.sh      six hours on 2 CPU cores; resumable: run it again after an interruption
+#   bash examples/desk/labels.sh      six hours or more on 2 CPU cores; resumable: run it again after an interruption
+#
+# Its policy of 100 wordings is not good enough yet to compare labels with: docs/desk_labels.md.
 #
 # Policies that say a step in one way, in 10 and in 100; trees and plain rollouts of each, twice; PRMs with different labels,
 # five times each (training seeds 0 to 2 on the first set of trees, 3 and 4 on the second). labels_study.py makes the tables
