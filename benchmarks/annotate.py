@@ -34,7 +34,8 @@ from run_data_pipeline import Annotation, parse_args  # noqa: E402
 from mm_prm import cli  # noqa: E402
 from mm_prm.judge import judge_from_flags  # noqa: E402
 from mm_prm.policy import policy_from_flags  # noqa: E402
-from mm_prm.records import Problem, read_seed, read_trees  # noqa: E402
+from mm_prm.records import Problem, read_seed  # noqa: E402
+from mm_prm.trees import read_trees  # noqa: E402
 from mm_prm.work import work_through  # noqa: E402
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm import cli
-from mm_prm.records import read_json, write_atomic, write_json
+from mm_prm.files import read_json, write_atomic, write_json
 
 
 def machine() -> str:

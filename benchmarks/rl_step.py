@@ -44,10 +44,11 @@ from torch.nn import functional as F
 from train_prm import OUT_OF_MEMORY, QUESTION, SHAPES, TILES, make_model, make_pixels, measure, tile
 
 from mm_prm import cli
+from mm_prm.files import read_jsonl, write_json
 from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors
-from mm_prm.records import Problem, read_jsonl, read_seed, write_json
+from mm_prm.records import Problem, read_seed
 
 ROOT = Path(__file__).parent.parent
 ANSWERS = 8

@@ -13,7 +13,7 @@ from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded, Encoder, defuse, render_steps
 from mm_prm.prm_model import image_tiles, load_model, load_processor, position_hidden, row_tensors
 from mm_prm.prompts import policy_prompt
-from mm_prm.records import Tree
+from mm_prm.trees import Tree
 
 TOGETHER = 64  # beginnings of solutions in one forward pass; what they have in common is computed once
 

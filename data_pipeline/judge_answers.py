@@ -22,9 +22,10 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.answers import glance, normalise
+from mm_prm.files import read_jsonl, write_jsonl
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, Undecided, add_judge_flags, judge_from_flags
-from mm_prm.records import Problem, parse_records, read_jsonl, write_jsonl
+from mm_prm.records import Problem, parse_records
 from mm_prm.work import work_through
 
 VERDICTS = ("same", "different", "unsure")

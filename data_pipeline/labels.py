@@ -19,7 +19,7 @@ from functools import partial
 
 from merging import Key, exact
 
-from mm_prm.records import Node
+from mm_prm.trees import Node
 from mm_prm.words import count_words
 
 Label = tuple[float, int]  # a value in 0..1, and how many rollouts it is the mean of

@@ -26,8 +26,8 @@ from mm_prm.journal import PARTIAL, Journal, remove_if_empty
 from mm_prm.judge import Undecided, judge_pool
 from mm_prm.prm_format import defuse
 from mm_prm.prompts import STEP_JUDGE_TEMPLATE
-from mm_prm.records import Tree, each_tree, read_tree, write_tree
 from mm_prm.servers import ServerPool, image_part, parse_endpoints
+from mm_prm.trees import Tree, each_tree, read_tree, write_tree
 from mm_prm.work import work_through
 
 

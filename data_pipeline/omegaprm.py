@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from mm_prm.cli import Fault
-from mm_prm.records import Node
 from mm_prm.statistics import wilson
+from mm_prm.trees import Node
 from mm_prm.words import count_words
 
 Steps = list[str]

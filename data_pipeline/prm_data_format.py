@@ -13,9 +13,10 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.dataset_files import add_dataset_flags, dataset_row, write_dataset
+from mm_prm.fields import image_list
 from mm_prm.pictures import picture_path
 from mm_prm.prm_format import MARKER, check_placeholders, placeable, prm_text
-from mm_prm.records import image_list, parse_path, read_checked
+from mm_prm.records import parse_path, read_checked
 
 
 def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[str, Any]:

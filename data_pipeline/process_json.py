@@ -13,7 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm_prm import cli
-from mm_prm.records import Problem, read_seed, rebased, write_json
+from mm_prm.fields import rebased
+from mm_prm.files import write_json
+from mm_prm.records import Problem, read_seed
 
 
 def split(problems: list[Problem], parts: int) -> list[list[Problem]]:

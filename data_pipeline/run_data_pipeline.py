@@ -29,7 +29,8 @@ from mm_prm import __version__, cli
 from mm_prm.journal import PARTIAL, Journal, remove_if_empty
 from mm_prm.judge import ADVICE, Judge, add_judge_flags, judge_from_flags
 from mm_prm.policy import PolicyClient, add_policy_flags, policy_from_flags
-from mm_prm.records import Problem, Tree, read_seed, write_tree
+from mm_prm.records import Problem, read_seed
+from mm_prm.trees import Tree, write_tree
 from mm_prm.work import work_through
 
 SEARCH_HELP = {

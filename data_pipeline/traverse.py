@@ -37,8 +37,10 @@ from matplotlib.figure import Figure
 from merging import KEYS, Key, exact
 
 from mm_prm import cli
+from mm_prm.fields import image_value
+from mm_prm.files import write_atomic, write_json
 from mm_prm.prm_format import STEP_FORMATS, process_text
-from mm_prm.records import Tree, image_value, read_trees, write_atomic, write_json
+from mm_prm.trees import Tree, read_trees
 
 MIN_WORDS = 11  # as released: paths of at most 10 words are dropped
 COUNTED: tuple[str, ...] = ("trees", "trees_root_0_or_1", "prefixes", "prefixes_of_one_rollout")

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm import cli
-from mm_prm.records import Problem, read_json, read_seed, write_json
+from mm_prm.files import read_json, write_json
+from mm_prm.records import Problem, read_seed
 from mm_prm.tables import ANSWER, Row, Table, cell, hub_table, local_tables, read_problems
 
 # What a rollouts record keeps of its problem. Rows with one problem_index are versions of one problem: not independent.

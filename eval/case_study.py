@@ -22,8 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from mm_prm import cli
+from mm_prm.fields import whole_images
+from mm_prm.files import write_atomic
 from mm_prm.pictures import open_picture
-from mm_prm.records import parse_scored, read_checked, whole_images, write_atomic
+from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, aggregate
 
 WIDTH, LINE = 84, 0.19  # of the text: characters, and inches per line

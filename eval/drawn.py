@@ -9,10 +9,12 @@ from typing import Any
 
 from benchmarks import DETAILS, read_benchmark
 from mm_prm import __version__
+from mm_prm.fields import image_value
+from mm_prm.files import write_json
 from mm_prm.journal import Journal
 from mm_prm.judge import ProblemJudge
 from mm_prm.policy import Rollout
-from mm_prm.records import Problem, image_value, outcome_fields, write_json
+from mm_prm.records import Problem, outcome_fields
 
 Draw = Callable[[argparse.Namespace, list[Problem], Journal], Coroutine[Any, Any, None]]
 Rows = list[dict[str, Any]]

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm_prm import cli
-from mm_prm.records import image_list, image_value, parse_records, placed_question, say_lost, whole_images, write_json
+from mm_prm.fields import image_list, image_value, whole_images
+from mm_prm.files import write_json
+from mm_prm.records import parse_records, placed_question, say_lost
 from mm_prm.tables import Row, Table, cell, local_tables
 
 PER_SOLUTION = ("solutions_splits", "labels", "step_labels", "policies", "sample_ids")

@@ -1,6 +1,7 @@
 """What two or more stages must agree on. In reading order:
 
-the data       records (every file on disk as a type), journal (unfinished work),
+the data       files (read whole, written whole), fields (what one may hold), trees,
+               records (every other file as a type), journal (unfinished work),
                tables, chats, dataset_files, cards (sets that come and go), pictures
 the texts      prompts, prm_format (the one spelling of solutions and markers), words
 the answers    extraction (where a text states its answer), answers/ (whether two

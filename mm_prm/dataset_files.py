@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mm_prm.records import dataset_entry, image_value, write_json, write_jsonl
+from mm_prm.fields import image_value
+from mm_prm.files import write_json, write_jsonl
+from mm_prm.records import dataset_entry
 
 
 def dataset_row(id_: str, images: list[str], image_root: Path, human: str, gpt: Any) -> dict[str, Any]:

@@ -13,19 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm.cli import BadInput, Fault, first_line
+from mm_prm.fields import image_value
+from mm_prm.files import missing, read_json, read_jsonl, write_atomic
 from mm_prm.pictures import picture_format, picture_path
-from mm_prm.records import (
-    Problem,
-    image_value,
-    missing,
-    parse_problem,
-    parse_records,
-    placed_question,
-    read_json,
-    read_jsonl,
-    say_lost,
-    write_atomic,
-)
+from mm_prm.records import Problem, parse_problem, parse_records, placed_question, say_lost
 
 BATCH = 64  # rows in memory at once: each may hold pictures of megabytes
 ANSWER = (str, int, float)  # what an answer may be

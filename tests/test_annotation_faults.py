@@ -15,8 +15,8 @@ from PIL import Image
 
 from mm_prm.cli import Busy
 from mm_prm.journal import Journal
-from mm_prm.records import read_trees
 from mm_prm.servers import ServerPool
+from mm_prm.trees import read_trees
 
 SEARCH = ["--num_rollouts", "8", "--max_search_count", "8", "--checkpoint_every", "1"]
 

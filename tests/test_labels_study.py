@@ -7,7 +7,8 @@ import pytest
 from labels_study import Seed, account, f1, mix, report, until_first_error
 from step_truth import right_steps
 
-from mm_prm.records import Node, Tree, read_json, write_tree
+from mm_prm.files import read_json
+from mm_prm.trees import Node, Tree, write_tree
 
 # Two solutions of a problem: right all the way, and wrong from the second step on.
 LABELS, STEPS = [[1, 1, 1], [1, 0, 0]], [["3 + 4 = 7", "So 7.", "7"], ["3 + 4 = 7", "So 8.", "8"]]

@@ -15,7 +15,7 @@ from transformers import InternVLForConditionalGeneration
 from mm_prm.prm_format import render_steps
 from mm_prm.prm_model import image_tiles
 from mm_prm.prompts import policy_prompt
-from mm_prm.records import Node, Tree, write_tree
+from mm_prm.trees import Node, Tree, write_tree
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import random
 import pytest
 from omegaprm import Adaptive, NoneDecided, Search, SearchParams, State, value
 
-from mm_prm.records import Node
+from mm_prm.trees import Node
 
 
 def grow(script, params, asked=None):

@@ -6,7 +6,7 @@ import os
 import pytest
 from PIL import Image
 
-from mm_prm import cli, pictures, records
+from mm_prm import cli, files, pictures, records, trees
 from mm_prm.cli import BadInput
 from mm_prm.journal import Journal
 
@@ -138,7 +138,7 @@ def test_a_field_under_another_name_is_pointed_at(seed_file):
 
 def test_ids_may_be_numbers_in_every_file(tmp_path):
     node = {"mc_value": 0, "visit_count": 0, "correct_rollouts": [], "incorrect_rollouts": [], "children": []}
-    tree = records.Tree.from_dict({"id": 7, "question": "q", "answer": 75, "image_path": None, **node})
+    tree = trees.Tree.from_dict({"id": 7, "question": "q", "answer": 75, "image_path": None, **node})
     assert (tree.id, tree.answer) == ("7", "75")
     path = {"id": 7, "question": "q", "steps": [["s"]], "process": "s<prm>", "labels": [1]}
     assert records.parse_path(path)["id"] == "7"
@@ -147,49 +147,49 @@ def test_ids_may_be_numbers_in_every_file(tmp_path):
 
 
 def test_relative_pictures_of_a_tree_belong_to_its_folder(tmp_path):
-    tree = records.Tree("a", "q", "75", ["p.png", "/p.png"], records.Node([]))
-    records.write_tree(tmp_path / "t" / "a.json", tree)
-    assert records.read_trees(tmp_path / "t")[0].images == [str(tmp_path / "t" / "p.png"), "/p.png"]
+    tree = trees.Tree("a", "q", "75", ["p.png", "/p.png"], trees.Node([]))
+    trees.write_tree(tmp_path / "t" / "a.json", tree)
+    assert trees.read_trees(tmp_path / "t")[0].images == [str(tmp_path / "t" / "p.png"), "/p.png"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "f.json"
-    records.write_json(path, [1])
+    files.write_json(path, [1])
 
     def disk_full(handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        records.write_json(path, [2])
+        files.write_json(path, [2])
     assert json.loads(path.read_text()) == [1]
     assert os.listdir(tmp_path) == ["f.json"]
 
 
 def test_a_tree_survives_the_round_trip():
-    leaf = records.Node(["s1", "s2"], mc_value=1.0, num_rollouts=2, num_correct=2)
-    root = records.Node([], 0.5, 3, 4, 2, [["s1", "s2"]], [2], [["x"], ["y"]], [1, 1], [leaf])
-    tree = records.Tree("a", "q", "75", ["/p.png"], root, {"seed": 0})
+    leaf = trees.Node(["s1", "s2"], mc_value=1.0, num_rollouts=2, num_correct=2)
+    root = trees.Node([], 0.5, 3, 4, 2, [["s1", "s2"]], [2], [["x"], ["y"]], [1, 1], [leaf])
+    tree = trees.Tree("a", "q", "75", ["/p.png"], root, {"seed": 0})
     data = json.loads(json.dumps(tree.to_dict()))
     assert list(data) == [
         *["id", "question", "answer", "image_path", "mc_value", "visit_count", "num_rollouts", "num_correct"],
         *["correct_rollouts", "correct_counts", "incorrect_rollouts", "incorrect_counts", "children", "search"],
     ]
-    assert records.Tree.from_dict(data) == tree
+    assert trees.Tree.from_dict(data) == tree
     root.undecided, root.undecided_rollouts, root.undecided_counts = 3, [["u"], ["v"]], [2, 1]
     data = json.loads(json.dumps(tree.to_dict()))
     assert list(data)[-5:-2] == ["undecided", "undecided_rollouts", "undecided_counts"]
-    assert records.Tree.from_dict(data) == tree
+    assert trees.Tree.from_dict(data) == tree
     for count in ("undecided", "undecided_counts"):
         del data[count]
     root.undecided, root.undecided_counts = 2, [1, 1]
-    assert records.Tree.from_dict(data) == tree
+    assert trees.Tree.from_dict(data) == tree
 
 
 def test_a_folder_with_something_that_is_no_tree_names_it(tmp_path):
     (tmp_path / "a.json").write_text('{"id": "a"}')
     with pytest.raises(BadInput, match="a.json: not a tree"):
-        records.read_trees(tmp_path)
+        trees.read_trees(tmp_path)
 
 
 # ---------------------------------------------------------------- files of another kind, records of the wrong types
@@ -198,18 +198,18 @@ def test_a_folder_with_something_that_is_no_tree_names_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "read", "message"),
     [
-        ("[" * 100_000, records.read_json, "nested too deeply"),
+        ("[" * 100_000, files.read_json, "nested too deeply"),
         (
             '[1,\n {"a": ' + "9" * 5000 + "}]",
-            records.read_json,
+            files.read_json,
             r"a number has more than 4300 digits: line 2 column 8 ",
         ),
-        ('{"a": 1}\n{"a": ' + "9" * 5000 + "}", records.read_jsonl, "line 2: a number has more than 4300 digits"),
-        ('{"a": 1}\n{"b": 2}\n', records.read_json, "is JSONL, one value a line, where JSON, one value, is wanted"),
-        ('[{"a": 1},\n{"b": 2}]', records.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
-        ('[{"a": 1}]', records.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
-        ('{"a": 1}\n{"b":\n', records.read_jsonl, r"line 2: not valid JSON \(Expecting value"),
-        (b"PAR1\xff", records.read_json, "not UTF-8, so not JSON"),
+        ('{"a": 1}\n{"a": ' + "9" * 5000 + "}", files.read_jsonl, "line 2: a number has more than 4300 digits"),
+        ('{"a": 1}\n{"b": 2}\n', files.read_json, "is JSONL, one value a line, where JSON, one value, is wanted"),
+        ('[{"a": 1},\n{"b": 2}]', files.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
+        ('[{"a": 1}]', files.read_jsonl, "is JSON, one value, where JSONL, one value a line, is wanted"),
+        ('{"a": 1}\n{"b":\n', files.read_jsonl, r"line 2: not valid JSON \(Expecting value"),
+        (b"PAR1\xff", files.read_json, "not UTF-8, so not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_what_it_is(tmp_path, content, read, message):
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_says_what_it_is(tmp_path, content, read, mes
     ],
 )
 def test_a_path_where_no_file_is(path, message):
-    for read in (records.read_json, records.read_jsonl):
+    for read in (files.read_json, files.read_jsonl):
         with pytest.raises(BadInput, match=message):
             read(path)
 
@@ -280,10 +280,10 @@ def test_a_tree_of_the_wrong_types_names_the_field(tmp_path, change, message):
     path = tmp_path / "tree.json"
     path.write_text(json.dumps(TREE | change))
     if message is None:
-        assert records.read_tree(path).search == {}
+        assert trees.read_tree(path).search == {}
         return
     with pytest.raises(BadInput) as error:
-        records.read_tree(path)
+        trees.read_tree(path)
     assert str(error.value) == f"{path}: not a tree ({message})"
 
 
@@ -323,7 +323,7 @@ def test_a_failed_write_names_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError) as error:
-        records.write_json(tmp_path / "f.json", [2])
+        files.write_json(tmp_path / "f.json", [2])
     assert str(error.value) == f"[Errno 28] No space left on device: {str(tmp_path / 'f.json')!r}"
     with Journal(tmp_path / "j.jsonl") as journal, pytest.raises(OSError) as error:
         journal.append({"a": 1})

@@ -27,10 +27,11 @@ from test_serve_policy import free_port
 from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import Fault
+from mm_prm.files import read_jsonl
 from mm_prm.prm_format import Encoder
 from mm_prm.prm_model import image_tiles, load_model, load_processor
 from mm_prm.prompts import policy_prompt
-from mm_prm.records import read_jsonl, read_seed
+from mm_prm.records import read_seed
 
 SCRIPT = "internvl_chat/internvl/train/internvl_chat_rl.py"
 PARAMETERS = {"clip": 0.2, "dual_clip": 3.0, "drift_coef": 0.01, "drift_clip": 2.0}

@@ -24,10 +24,11 @@ from test_rl_loop import one_process
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
+from mm_prm.files import read_jsonl
 from mm_prm.judge import Judge
 from mm_prm.policy import Dialect, PolicyClient, Sampling
 from mm_prm.prm_model import load_model, load_processor
-from mm_prm.records import Problem, read_jsonl
+from mm_prm.records import Problem
 from mm_prm.servers import ServerPool, Unreachable
 
 BOUND = 1e-4  # of |served - trained| in float32

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_forked
 from fake_server import ChatServer, text_of
 
-from mm_prm.records import read_trees
+from mm_prm.trees import read_trees
 
 # Problem, reference, and the ends of solutions with it; what is wrong says 57, 57 miles or $57.
 ENDS = {

@@ -7,7 +7,7 @@ import pytest
 from conftest import run_forked
 from fake_server import ChatServer, text_of
 
-from mm_prm.records import Node, Tree, read_trees, write_tree
+from mm_prm.trees import Node, Tree, read_trees, write_tree
 
 LONG = "one two three four five six seven eight nine ten"
 TOKENS = [("Yes", 0.6), (" yes", 0.1), ("No", 0.2), ("Maybe", 0.1)]

@@ -10,7 +10,8 @@ from labels import whole_rollouts as rollout_paths
 from PIL import Image
 from traverse import agrees, balance, path_record, sample
 
-from mm_prm.records import Node, Tree, write_json
+from mm_prm.files import write_json
+from mm_prm.trees import Node, Tree
 
 LONG = "one two three four five six seven eight nine ten"  # ten words
 

@@ -11,7 +11,8 @@ from PIL import Image
 from view_trees import main, score_tables, tree_data
 
 from mm_prm.cli import BadInput
-from mm_prm.records import Node, Tree, parse_rollouts, read_checked, write_tree
+from mm_prm.records import parse_rollouts, read_checked
+from mm_prm.trees import Node, Tree, write_tree
 
 EVIL = "</script><img src=x onerror=alert(1)> \\(\\frac{1}{2}x^2\\) \\(\\foo\\) $5, or 10$"
 

@@ -4,7 +4,7 @@ import pytest
 from labels import SolutionPath
 from omegaprm import SearchParams, value
 
-from mm_prm.records import Node
+from mm_prm.trees import Node
 from mm_prm.words import count_words
 
 

@@ -19,7 +19,10 @@ from import_steps import is_text
 
 from mm_prm import cli
 from mm_prm.cards import dataset_card
-from mm_prm.records import each_tree, parse_path, read_checked, whole_images, write_atomic
+from mm_prm.fields import whole_images
+from mm_prm.files import write_atomic
+from mm_prm.records import parse_path, read_checked
+from mm_prm.trees import each_tree
 
 ROWS = 100  # of a row group: in memory at once, and each picture is stored once in it
 DATA = "data/train.parquet"

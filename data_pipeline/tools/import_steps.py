@@ -25,18 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm_prm import cli
+from mm_prm.fields import check_image, image_list, image_value, is_number
+from mm_prm.files import write_json
 from mm_prm.prm_format import process_text
-from mm_prm.records import (
-    check_image,
-    image_list,
-    image_value,
-    is_number,
-    parse_path,
-    parse_records,
-    placed_question,
-    say_lost,
-    write_json,
-)
+from mm_prm.records import parse_path, parse_records, placed_question, say_lost
 from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file
 
 # Neutral is null: people rated whether a step is wrong, not how often one comes from it to the answer.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mm_prm import cli
 from mm_prm.chats import is_chat, question_and_pictures
-from mm_prm.records import write_json
+from mm_prm.files import write_json
 from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, read_problems
 
 

@@ -24,14 +24,16 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from mm_prm import cli, records
+from mm_prm import cli
 from mm_prm.dataset_files import add_dataset_flags, dataset_row, write_dataset
+from mm_prm.fields import image_value
+from mm_prm.files import read_json_list, read_jsonl, write_json
 from mm_prm.journal import Journal
 from mm_prm.judge import JUDGES, MAX_TOKENS, Judge, Undecided
 from mm_prm.policy import read_choice
 from mm_prm.prm_format import defuse, parse_solution, render_solution
 from mm_prm.prompts import RESTRUCTURE_TEMPLATE, policy_prompt
-from mm_prm.records import Problem
+from mm_prm.records import Problem, parse_problem, parse_records
 from mm_prm.servers import Refused, ServerPool, parse_endpoints
 from mm_prm.work import work_through
 
@@ -73,12 +75,12 @@ def parse_record(row: Any, folder: Path, solution_field: str) -> Problem:
             if answer is None:
                 raise ValueError("field 'correct_answer' is missing, and the solution gives no answer")
             row = {**row, "correct_answer": answer}
-    return records.parse_problem(row, folder)
+    return parse_problem(row, folder)
 
 
 def read_solutions(args: argparse.Namespace) -> tuple[list[Problem], list[str]]:
     """The solutions and a line per record left out. Several of one problem may share its id."""
-    read = records.read_jsonl if args.input_file.suffix == ".jsonl" else records.read_json_list
+    read = read_jsonl if args.input_file.suffix == ".jsonl" else read_json_list
     seen: set[str] = set()
 
     def parse(row: Any) -> Problem:
@@ -88,7 +90,7 @@ def read_solutions(args: argparse.Namespace) -> tuple[list[Problem], list[str]]:
         seen.add(problem.key)
         return problem
 
-    problems, bad = records.parse_records(args.input_file, read(args.input_file), parse)
+    problems, bad = parse_records(args.input_file, read(args.input_file), parse)
     if not problems or (bad and not args.skip_invalid):
         raise cli.BadInput(*bad or [f"{args.input_file}: holds no record"])
     return problems, bad
@@ -196,8 +198,8 @@ def write_results(run: Restructuring, problems: list[Problem]) -> None:
             rows.append(training_row(problem, text, args.image_root))
         else:  # a record that can be given to another LLM as it stands
             flaws = [row["flaw"] for row in run.tried[problem.key]]
-            rejected.append({**problem.record, "image_path": records.image_value(problem.images), "rejected": flaws})
-    records.write_json(rejected_file, rejected)
+            rejected.append({**problem.record, "image_path": image_value(problem.images), "rejected": flaws})
+    write_json(rejected_file, rejected)
     if not rows:
         [(flaw, _)] = Counter(record["rejected"][-1] for record in rejected).most_common(1)
         raise cli.Fault(f"all {len(rejected)} solutions were rejected, see {rejected_file}; most often: {flaw}")

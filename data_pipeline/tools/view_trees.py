@@ -25,8 +25,10 @@ from typing import Any
 from tqdm import tqdm
 
 from mm_prm import cli
+from mm_prm.files import write_atomic, write_json
 from mm_prm.pictures import data_uri
-from mm_prm.records import Tree, each_tree, outcome_fields, parse_scored, read_checked, write_atomic, write_json
+from mm_prm.records import outcome_fields, parse_scored, read_checked
+from mm_prm.trees import Tree, each_tree
 
 MAX_SIDE = 800  # pixels; a larger picture is scaled down
 Table = dict[tuple[int, str], tuple[int, float]]  # (number of a prefix, next step) -> (number of the longer one, score)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from mm_prm import cli
-from mm_prm.records import parse_scored, read_checked, read_json, write_atomic, write_json
+from mm_prm.files import read_json, write_atomic, write_json
+from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
 from mm_prm.statistics import cluster_draws, interval, within_correlation
 

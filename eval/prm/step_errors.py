@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mm_prm import cli
-from mm_prm.records import parse_scored, read_checked, read_json, write_json
+from mm_prm.files import read_json, write_json
+from mm_prm.records import parse_scored, read_checked
 from mm_prm.statistics import BOOTSTRAPS, auroc, interval
 
 DEFAULT_THRESHOLD = 0.5

@@ -1,43 +1,44 @@
 #!/usr/bin/env bash
 # What do labels buy, and at what cost? Kinds of labels, numbers of rollouts and wordings, at desk scale: docs/desk_labels.md.
 #
-#   bash examples/desk/labels.sh      six hours or more on 2 CPU cores; resumable: run it again after an interruption
-#
-# Its policy of 100 wordings is not good enough yet to compare labels with: docs/desk_labels.md.
+#   bash examples/desk/labels.sh      about ten hours on 2 CPU cores; resumable: run it again after an interruption
 #
 # Policies that say a step in one way, in 10 and in 100; trees and plain rollouts of each, twice; PRMs with different labels,
-# five times each (training seeds 0 to 2 on the first set of trees, 3 and 4 on the second). labels_study.py makes the tables
+# five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second), all with as many training
+# steps. One policy is finished before the next begins. labels_study.py makes the tables
 # from what is there: Best-of-16 with the rule fixed on dev, and the F1 of finding the first wrong step with the threshold
 # fixed on dev, whose truth the generator knows.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source examples/desk/common.sh
 
-RUN=${RUN:-runs/desk_labels} JOBS=${JOBS:-2} EPOCHS=${EPOCHS:-2}
+RUN=${RUN:-runs/desk_labels} JOBS=${JOBS:-2} STEPS=${STEPS:-100}
 DRAW+=(--max_new_tokens 256)
 DATA=$RUN/data # pictures and problems of all wordings
 SELF=examples/desk/labels.sh
 
 # Policy: wordings, how often its teacher slips, passes over the teacher's solutions
 POLICIES="
-k100     100 0.6 3
+k100     100 0.6 2
 k1       1   0.6 1
-k10      10  0.6 2
-slips30  100 0.3 3
+k10      10  0.6 1
+slips30  100 0.3 2
 "
+
+ALL="$(echo "$POLICIES" | awk 'NF { print $1 }') rl"
 
 # Sets of rollouts: problems, rollouts of a state, searches
 SETS="
-trees       400  8    6
-plain2      400  2    0
-plain4      400  4    0
-plain8      400  8    0
-plain16     400  16   0
-plain32     400  32   0
-plain4x800  800  4    0
-plain2x1200 1200 2    0
-plain4-16   400  4:16 0
-trees4-16   400  4:16 6
+trees       300 8    6
+plain2      300 2    0
+plain4      300 4    0
+plain8      300 8    0
+plain16     300 16   0
+plain32     300 32   0
+plain4x600  600 4    0
+plain2x900  900 2    0
+plain4-16   300 4:16 0
+trees4-16   300 4:16 6
 "
 
 # PRM: its rollouts, the loss, flags of traverse.py
@@ -52,9 +53,8 @@ plain2          plain2      soft          --labels_from rollout_outcome
 plain4          plain4      soft          --labels_from rollout_outcome
 plain16         plain16     soft          --labels_from rollout_outcome
 plain32         plain32     soft          --labels_from rollout_outcome
-plain32_rollouts plain32    soft          --labels_from rollouts
-plain4x800      plain4x800  soft          --labels_from rollout_outcome
-plain2x1200     plain2x1200 soft          --labels_from rollout_outcome
+plain4x600      plain4x600  soft          --labels_from rollout_outcome
+plain2x900      plain2x900  soft          --labels_from rollout_outcome
 plain4-16       plain4-16   soft          --labels_from rollout_outcome
 trees4-16       trees4-16   soft          --labels_from rollouts
 mix             mix         soft          --labels_from outcome
@@ -66,8 +66,8 @@ guarded         trees       soft          --labels_from rollouts --merge guarded
 guarded8        plain8      soft          --labels_from rollouts --merge guarded
 hidden          trees       soft          --labels_from rollouts --merge hidden
 "
-CORNERS="edges rollouts outcome own plain8 plain8_rollouts" # of all policies but k100, which has everything
-RUNS="0-0 0-1 0-2 1-3 1-4"                                  # set of rollouts - training seed
+CORNERS="edges rollouts plain8"  # of all policies but k100, which has everything
+RUNS="0-0 0-1 0-2 1-3 1-4"       # set of rollouts - training seed
 
 field() { # table, name, number of the field (2- for the rest)
   echo "$1" | tr -s ' ' | grep "^$2 " | cut -d' ' -f"$3"
@@ -139,19 +139,17 @@ one() { # policy, PRM, set of rollouts, training seed
   case $flags in *hidden*) more=(--policy "$RUN/$policy/policy") ;; esac
   # shellcheck disable=SC2086  # a list of flags
   [ -e "${rows}_meta.json" ] || make_rows "$RUN/$policy/$(field "$PRMS" "$name" 2)-$3/trees" "$DATA" "$rows" $flags "${more[@]}"
-  [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" $EPOCHS 5e-4 \
-    --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
+  [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" 1 5e-4 \
+    --max_steps "$STEPS" --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
   "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/$policy/candidates.json" --output_file "$scored"
   rm -rf "$prm"
 }
 
-jobs_left() { # one line for every PRM, the first seed of all before the second of any
-  local run policy prm
+prms_left() { # of a policy: one line for each, the first seed of all before the second of any
+  local run prm
   for run in $RUNS; do
-    for policy in k100 k1 k10 slips30 rl; do
-      for prm in $(prms_of "$policy"); do
-        [ -e "$RUN/$policy/scored/$prm-${run#*-}.json" ] || echo "$policy $prm ${run%-*} ${run#*-}"
-      done
+    for prm in $(prms_of "$1"); do
+      [ -e "$RUN/$1/scored/$prm-${run#*-}.json" ] || echo "$1 $prm ${run%-*} ${run#*-}"
     done
   done
 }
@@ -171,12 +169,12 @@ esac
 bash install.sh
 mkdir -p "$RUN/logs"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
-  --seed 0 --train 6 --annotate 1200 --dev 100 --test 200
-for problems in 400 800 1200; do
+  --seed 0 --train 6 --annotate 900 --dev 100 --test 200
+for problems in 300 600 900; do
   stage "the first $problems" "$DATA/first_$problems.json" "$PYTHON" examples/desk/labels_study.py \
     --first "$problems" --seed_file "$DATA/annotate.json" --output_file "$DATA/first_$problems.json"
 done
-for policy in k100 k1 k10 slips30 rl; do
+for policy in $ALL; do
   make_policy "$policy"
   mkdir -p "$RUN/$policy/rows" "$RUN/$policy/scored"
   stage "$policy: drawing" "$RUN/$policy/drawn.done" with_server "$RUN/$policy/policy" "$RUN/logs/server_$policy.log" \
@@ -185,7 +183,8 @@ for policy in k100 k1 k10 slips30 rl; do
   touch "$RUN/$policy/drawn.done"
   stage "$policy: its candidates with the truth of their steps" "$RUN/$policy/candidates.json" \
     "$PYTHON" examples/desk/labels_study.py --join "$RUN/$policy" --data "$DATA"
+  prms_left "$policy" | OMP_NUM_THREADS=1 xargs -r -P "$JOBS" -L 1 bash $SELF --one || true
 done
-jobs_left | OMP_NUM_THREADS=1 xargs -r -P "$JOBS" -L 1 bash $SELF --one || true
 "$PYTHON" examples/desk/labels_study.py --run_dir "$RUN"
-[ -z "$(jobs_left)" ] || { echo "$(jobs_left | wc -l) PRMs are left: run again to go on" >&2; exit 3; }
+left=$(for policy in $ALL; do prms_left "$policy"; done)
+[ -z "$left" ] || { echo "$(echo "$left" | wc -l) PRMs are left: run again to go on" >&2; exit 3; }

@@ -35,9 +35,11 @@ from step_errors import METRICS, best_threshold, count, first_error_f1, parse_st
 from step_truth import labelled
 
 from mm_prm import cli
-from mm_prm.records import parse_rollouts, read_checked, read_json, read_object, read_trees, write_atomic, write_json
+from mm_prm.files import read_json, read_object, write_atomic, write_json
+from mm_prm.records import parse_rollouts, read_checked
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
 from mm_prm.statistics import auroc, in_percent, interval, two_way_means, two_way_times
+from mm_prm.trees import read_trees
 
 CANDIDATES = 16
 POLICIES = {
@@ -59,18 +61,17 @@ PRMS = {  # its rollouts, and what the tables call it
     "guarded": ("trees", "rollouts, merged by the guard"),
     "hidden": ("trees", "rollouts, merged by states"),
     "trees4-16": ("trees4-16", "rollouts, 4 to 16 a state"),
-    "mix": ("mix", "outcome; trees of 50 problems, 8 plain rollouts of 350"),
+    "mix": ("mix", "outcome; trees of 50 problems, 8 plain rollouts of 250"),
     "plain2": ("plain2", "2 plain rollouts, rollout_outcome"),
     "plain4": ("plain4", "4 plain"),
     "plain8": ("plain8", "8 plain"),
     "plain16": ("plain16", "16 plain"),
     "plain32": ("plain32", "32 plain"),
     "plain4-16": ("plain4-16", "4 to 16 plain"),
-    "plain4x800": ("plain4x800", "4 plain, 800 problems"),
-    "plain2x1200": ("plain2x1200", "2 plain, 1,200 problems"),
+    "plain4x600": ("plain4x600", "4 plain, 600 problems"),
+    "plain2x900": ("plain2x900", "2 plain, 900 problems"),
     "plain8_rollouts": ("plain8", "8 plain, rollouts"),
     "guarded8": ("plain8", "8 plain, rollouts, merged by the guard"),
-    "plain32_rollouts": ("plain32", "32 plain, rollouts"),
 }
 LINES = {  # of the figure
     "a search": ("edges", "rollouts", "outcome", "own", "trees4-16"),

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from mm_prm import cli
+from mm_prm.files import read_jsonl
 from mm_prm.prm_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, MARKER, TURN_END, TURN_START
 from mm_prm.prompts import CHAT_TEMPLATE, SYSTEM_MESSAGE
-from mm_prm.records import read_jsonl
 
 END, VIDEO = "<|endoftext|>", "<video>"
 SPECIAL = [END, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT, VIDEO, MARKER]

@@ -25,9 +25,10 @@ from tqdm import tqdm
 from wordings import Move, most_wordings, say_all
 
 from mm_prm import cli
+from mm_prm.files import write_json, write_jsonl
 from mm_prm.prm_format import render_solution
 from mm_prm.prompts import policy_prompt
-from mm_prm.records import dataset_entry, write_json, write_jsonl
+from mm_prm.records import dataset_entry
 
 SIZE, PATCH = 112, 14  # pixels; one digit fills one 14-pixel patch of the vision tower, so that a tiny one can read it
 FONT = ImageFont.load_default(size=13)

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from mm_prm import cli
-from mm_prm.records import read_json, write_atomic
+from mm_prm.files import read_json, write_atomic
 
 BASELINES = {"random": "random (mean of candidates)", "majority": "majority vote", "likelihood": "likelihood rerank"}
 

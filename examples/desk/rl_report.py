@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mm_prm import cli
-from mm_prm.records import read_json, read_jsonl
+from mm_prm.files import read_json, read_jsonl
 
 
 def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:

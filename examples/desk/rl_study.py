@@ -34,7 +34,8 @@ from internvl.rl.sync import reload
 from matplotlib.figure import Figure
 
 from mm_prm import cli
-from mm_prm.records import parse_scored, read_checked, read_json, read_jsonl, write_atomic
+from mm_prm.files import read_json, read_jsonl, write_atomic
+from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import Candidates, accuracy_columns
 from mm_prm.statistics import in_percent, two_way_means, wilson
 

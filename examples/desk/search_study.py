@@ -23,7 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mm_prm import cli
-from mm_prm.records import parse_scored, read_checked, read_object, write_atomic
+from mm_prm.files import read_object, write_atomic
+from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns, best_of
 from mm_prm.statistics import in_percent, interval, two_way_means
 

@@ -21,7 +21,8 @@ from typing import Any
 from wordings import COMPUTE, JOINER
 
 from mm_prm import cli
-from mm_prm.records import parse_rollouts, read_checked, read_object, write_json
+from mm_prm.files import read_object, write_json
+from mm_prm.records import parse_rollouts, read_checked
 
 WORDS = {
     "+": ("plus", "sum", "add", "adding"),

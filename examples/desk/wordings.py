@@ -27,8 +27,8 @@ JOINER = " and then "  # between two computations in one step
 JOINED = 0.15  # how often two computations that follow one another are one step, where wordings vary
 
 OPENINGS = {
-    "read": ("", "in the figure ", "first, ", "given: ", "we find ", "the problem: ", "step one: ", "we have: ", "to begin, ",
-             "in all of this "),
+    "read": ("", "in the figure ", "first, ", "given: ", "we find ", "the problem: ", "step one: ", "we have: ",
+             "to begin, ", "in all of this "),
     "compute": ("", "then ", "next, ", "now ", "so ", "we get ", "step: ", "thus ", "and ", "here "),
     "say": ("", "so ", "thus ", "in the end ", "in all ", "the answer: ", "hence ", "we find ", "and so ", "at last, "),
 }  # fmt: skip

@@ -40,9 +40,9 @@ from transformers.utils import logging
 
 from mm_prm import cli
 from mm_prm.cli import BadInput, Fault
+from mm_prm.files import read_object, write_atomic, write_json
 from mm_prm.prm_format import TURN_END
 from mm_prm.prm_model import KEPT, load_config, load_processor
-from mm_prm.records import read_object, write_atomic, write_json
 
 INDEX = "model.safetensors.index.json"
 UNFINISHED = ".unfinished"  # a folder, for a killed safetensors leaves temporary files of its own names behind

@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from mm_prm.cli import BadInput
+from mm_prm.files import read_json, read_object, write_atomic, write_json
 from mm_prm.prm_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from mm_prm.prm_model import KEPT
 from mm_prm.prompts import CHAT_TEMPLATE
-from mm_prm.records import read_json, read_object, write_atomic, write_json
 
 SMALL_FILES = ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.json"]
 SMALL_FILES += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]

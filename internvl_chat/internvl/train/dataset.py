@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm.cli import BadInput
+from mm_prm.fields import is_count, is_number, is_probability, pictures_of, whole_images
+from mm_prm.files import read_jsonl, read_object
 from mm_prm.prm_format import MARKER, check_placeholders, placeable, question_of
-from mm_prm.records import (
-    check_label_counts,
-    is_count,
-    is_number,
-    is_probability,
-    parse_records,
-    pictures_of,
-    read_jsonl,
-    read_object,
-    whole_images,
-)
+from mm_prm.records import check_label_counts, parse_records
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ from internvl.train.dry_run import meta_model, report
 from internvl.train.trainer import FinetuneTrainer, newest_checkpoint
 from mm_prm import cli
 from mm_prm.cards import model_card
+from mm_prm.files import read_json, write_atomic
 from mm_prm.prm_format import MARKER
 from mm_prm.prm_model import KEPT, load_config, load_model, load_processor, yes_no_ids
-from mm_prm.records import read_json, write_atomic
 
 STATE = "trainer_state.json"  # what transformers writes last into a checkpoint-N
 CARD_SETTINGS = ["num_train_epochs", "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "bf16"]

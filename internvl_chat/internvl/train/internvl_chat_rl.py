@@ -40,10 +40,11 @@ from internvl.rl.update import Learner, Objective, with_drawn_logprobs
 from internvl.train.arguments import ModelArguments
 from internvl.train.internvl_chat_finetune import prepare_model
 from mm_prm import cli
+from mm_prm.files import read_json, read_jsonl, write_json
 from mm_prm.judge import add_judge_flags
 from mm_prm.prm_format import STEP_FORMATS
 from mm_prm.prm_model import KEPT, Prm, load_config, load_model, load_processor
-from mm_prm.records import Problem, read_json, read_jsonl, read_seed, write_json
+from mm_prm.records import Problem, read_seed
 from mm_prm.servers import parse_endpoints
 
 # Largest |log-probability served - trained| in a step. In float32 the two agree to some 1e-6; in bfloat16 two kernels
