@@ -14,15 +14,16 @@ source examples/desk/common.sh
 
 RUN=${RUN:-runs/desk_labels} JOBS=${JOBS:-2} STEPS=${STEPS:-100}
 DRAW+=(--max_new_tokens 256)
-DATA=$RUN/data # pictures and problems of all wordings
+DATA=$RUN/data       # pictures and problems of all wordings
+BASE=$RUN/base/model # examples/desk/base that has learnt 100 wordings: where all policies start
 SELF=examples/desk/labels.sh
 
-# Policy: wordings, how often its teacher slips, passes over the teacher's solutions
+# Policy: wordings, how often its teacher slips
 POLICIES="
-k100     100 0.6 2
-k1       1   0.6 1
-k10      10  0.6 1
-slips30  100 0.3 2
+k100     100 0.6
+k1       1   0.6
+k10      10  0.6
+slips30  100 0.3
 "
 
 ALL="$(echo "$POLICIES" | awk 'NF { print $1 }') rl"
@@ -83,13 +84,24 @@ sets_of() { # the rollouts that a policy's PRMs need
 
 # ---------------------------------------------------------------- policies and rollouts
 
+make_base() {
+  stage "base: solutions in 100 wordings" "$RUN/base/data/sft_meta.json" "$PYTHON" examples/desk/make_problems.py \
+    --output_dir "$RUN/base/data" --annotate 0 --dev 0 --test 0 --train 8400 --solutions 4 --wordings 100 --slip_rate 0.45
+  stage "base: it learns them (25 minutes)" "$BASE/train_results.json" \
+    "$PYTHON" internvl_chat/internvl/train/internvl_chat_finetune.py --objective sft --model_name_or_path examples/desk/base \
+    --meta_path "$RUN/base/data/sft_meta.json" --output_dir "$BASE" "${TILES[@]}" --freeze_backbone True \
+    --pack_problems True --per_device_train_batch_size 16 --max_steps 3000 --learning_rate 1.5e-3 --warmup_steps 50 \
+    --lr_scheduler_type constant_with_warmup --optim adamw_torch_fused --adam_beta2 0.98 --save_steps 500 \
+    --save_total_limit 1 --logging_steps 50 --report_to none
+}
+
 make_policy() {
-  local name=$1 wordings slips passes
+  local name=$1 wordings slips
   [ "$name" != rl ] || { make_rl_policy; return; }
-  read -r wordings slips passes <<<"$(field "$POLICIES" "$name" 2-)"
+  read -r wordings slips <<<"$(field "$POLICIES" "$name" 2-)"
   stage "$name: its teacher's solutions" "$RUN/$name/data/sft_meta.json" "$PYTHON" examples/desk/make_problems.py \
     --output_dir "$RUN/$name/data" --annotate 0 --dev 0 --test 0 --wordings "$wordings" --slip_rate "$slips"
-  EPOCHS=$passes stage "$name: the policy (2 to 10 minutes)" "$RUN/$name/policy/train_results.json" \
+  stage "$name: the policy (2 to 7 minutes)" "$RUN/$name/policy/train_results.json" \
     train_policy "$RUN/$name/data/sft_meta.json" "$RUN/$name/policy"
 }
 
@@ -174,6 +186,7 @@ for problems in 300 600 900; do
   stage "the first $problems" "$DATA/first_$problems.json" "$PYTHON" examples/desk/labels_study.py \
     --first "$problems" --seed_file "$DATA/annotate.json" --output_file "$DATA/first_$problems.json"
 done
+make_base
 for policy in $ALL; do
   make_policy "$policy"
   mkdir -p "$RUN/$policy/rows" "$RUN/$policy/scored"
