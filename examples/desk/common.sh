@@ -27,10 +27,12 @@ need_study() { # folder of quickstart.sh: what it ends with
   [ -e "$1/report.md" ] || { echo "error: $1 holds no finished study: run quickstart.sh first" >&2; exit 2; }
 }
 
-train_policy() { # stage 0: dataset JSON, output folder
-  MODEL_PATH=$BASE META_PATH=$1 OUTPUT_DIR=$2 GPUS=1 BATCH_SIZE=32 PER_DEVICE_BATCH_SIZE=32 LEARNING_RATE=2e-3 \
+train_policy() { # stage 0: dataset JSON, output folder, flags
+  local meta=$1 output=$2
+  shift 2
+  MODEL_PATH=$BASE META_PATH=$meta OUTPUT_DIR=$output GPUS=1 BATCH_SIZE=32 PER_DEVICE_BATCH_SIZE=32 LEARNING_RATE=2e-3 \
     sh "$SHELL_DIR/internvl2_5_8b_dynamic_res_2nd_finetune_full_policy.sh" "${TILES[@]}" --freeze_backbone False \
-    --grad_checkpoint False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear
+    --grad_checkpoint False --save_strategy no --logging_steps 25 --adam_beta2 0.98 --lr_scheduler_type linear "$@"
 }
 
 with_server() { # policy, log file, command...
