@@ -30,16 +30,16 @@ ALL="$(echo "$POLICIES" | awk 'NF { print $1 }') rl"
 
 # Sets of rollouts: problems, rollouts of a state, searches
 SETS="
-trees       300 8    6
-plain2      300 2    0
-plain4      300 4    0
-plain8      300 8    0
-plain16     300 16   0
-plain32     300 32   0
-plain4x600  600 4    0
-plain2x900  900 2    0
-plain4-16   300 4:16 0
-trees4-16   300 4:16 6
+trees       200 8    6
+plain2      200 2    0
+plain4      200 4    0
+plain8      200 8    0
+plain16     200 16   0
+plain32     200 32   0
+plain4x400  400 4    0
+plain2x800  800 2    0
+plain4-16   200 4:16 0
+trees4-16   200 4:16 6
 "
 
 # PRM: its rollouts, the loss, flags of traverse.py
@@ -54,8 +54,8 @@ plain2          plain2      soft          --labels_from rollout_outcome
 plain4          plain4      soft          --labels_from rollout_outcome
 plain16         plain16     soft          --labels_from rollout_outcome
 plain32         plain32     soft          --labels_from rollout_outcome
-plain4x600      plain4x600  soft          --labels_from rollout_outcome
-plain2x900      plain2x900  soft          --labels_from rollout_outcome
+plain4x400      plain4x400  soft          --labels_from rollout_outcome
+plain2x800      plain2x800  soft          --labels_from rollout_outcome
 plain4-16       plain4-16   soft          --labels_from rollout_outcome
 trees4-16       trees4-16   soft          --labels_from rollouts
 mix             mix         soft          --labels_from outcome
@@ -182,8 +182,8 @@ esac
 bash install.sh
 mkdir -p "$RUN/logs"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
-  --seed 0 --train 6 --annotate 900 --dev 100 --test 200
-for problems in 300 600 900; do
+  --seed 0 --train 6 --annotate 800 --dev 100 --test 200
+for problems in 200 400 800; do
   stage "the first $problems" "$DATA/first_$problems.json" "$PYTHON" examples/desk/labels_study.py \
     --first "$problems" --seed_file "$DATA/annotate.json" --output_file "$DATA/first_$problems.json"
 done
