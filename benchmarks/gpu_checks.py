@@ -38,8 +38,9 @@ from wordings import say_all
 from mm_prm import cli
 from mm_prm.files import read_json, write_json, write_jsonl
 from mm_prm.packing import Packed, segments
+from mm_prm.prm import Prm
 from mm_prm.prm_format import STEP_SEPARATOR, Encoded, prm_text, process_text
-from mm_prm.prm_model import Prm, packed_mask, with_position_logits
+from mm_prm.prm_model import packed_mask, with_position_logits
 from mm_prm.records import dataset_entry, parse_scored
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

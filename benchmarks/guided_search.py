@@ -47,8 +47,9 @@ from mm_prm import cli
 from mm_prm.cpu import Threads
 from mm_prm.files import write_json
 from mm_prm.packing import Packed
+from mm_prm.prm import Prm
 from mm_prm.prm_format import Encoded
-from mm_prm.prm_model import Prm, row_tensors, with_position_logits
+from mm_prm.prm_model import row_tensors, with_position_logits
 from mm_prm.records import Problem, read_seed
 
 BEAM, KEPT, STEPS, YES_NO, MARK = 8, 2, 8, [1, 2], 4

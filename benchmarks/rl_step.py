@@ -135,7 +135,7 @@ def update(args: argparse.Namespace) -> None:
 
 def flags_of_a_run(args: argparse.Namespace) -> argparse.Namespace:
     """The script's own defaults, for this server."""
-    from internvl.train.internvl_chat_rl import make_parser
+    from internvl.rl.arguments import make_parser
 
     given = ["--model_name_or_path", args.model, "--seed_file", args.problems, "--output_dir", "none"]
     given += ["--policy_endpoint", os.environ["POLICY_ENDPOINT"], "--judge", "rule", "--prompts", args.prompts]

@@ -7,8 +7,8 @@ the texts      prompts, prm_format (the one spelling of solutions and markers), 
 the answers    extraction (where a text states its answer), answers/ (whether two
                are the same), judge (rules first, then an LLM)
 the engines    servers (whom to ask, and when to give up), policy (rollouts),
-               prm_model (step scores), packing (common beginnings once), cpu,
-               vllm_plugin
+               prm_model (the network), prm (step scores), packing (common
+               beginnings once), cpu, vllm_plugin
 the numbers    selection (ways to choose a candidate), statistics
 every script   cli (bad input, faults, exit codes), work (many problems at once)
 """

@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 from conftest import ROOT
 from guided.methods import Plan
+from internvl.rl.arguments import make_parser
 from internvl.train.arguments import DataArguments, FinetuneArguments, ModelArguments
-from internvl.train.internvl_chat_rl import make_parser
 from omegaprm import SearchParams
 from PIL import Image
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from mm_prm.cli import Fault
 from mm_prm.policy import Dialect, PolicyClient, Sampling
+from mm_prm.prm import Prm
 from mm_prm.prm_format import prm_text, process_text
-from mm_prm.prm_model import Prm, image_token_counts
+from mm_prm.prm_model import image_token_counts
 from mm_prm.records import Problem
 from mm_prm.servers import ServerPool
 

@@ -13,7 +13,8 @@ from conftest import ROOT, run_forked
 from PIL import Image
 from transformers import InternVLForConditionalGeneration
 
-from mm_prm.prm_model import Prm, yes_no_ids
+from mm_prm.prm import Prm
+from mm_prm.prm_model import yes_no_ids
 from mm_prm.prompts import SYSTEM_MESSAGE
 
 SCRIPT = "eval/prm/evaluate_prm.py"

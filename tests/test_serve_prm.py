@@ -16,7 +16,7 @@ from serve_policy import CPU_FLAGS, Server, start, stop, wait_until_healthy
 from test_serve_policy import free_port
 
 from mm_prm.cli import Fault
-from mm_prm.prm_model import Prm
+from mm_prm.prm import Prm
 from mm_prm.records import Problem
 
 

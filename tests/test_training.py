@@ -21,16 +21,9 @@ from safetensors.torch import load_file, save_file
 from transformers import InternVLForConditionalGeneration
 
 from mm_prm.cli import BadInput
+from mm_prm.prm import Prm
 from mm_prm.prm_format import Encoder
-from mm_prm.prm_model import (
-    Prm,
-    image_tiles,
-    image_token_counts,
-    load_model,
-    load_processor,
-    soft_label_loss,
-    yes_no_ids,
-)
+from mm_prm.prm_model import image_tiles, image_token_counts, load_model, load_processor, soft_label_loss, yes_no_ids
 
 SCRIPT = "internvl_chat/internvl/train/internvl_chat_finetune.py"
 

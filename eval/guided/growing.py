@@ -20,8 +20,9 @@ from guided.memory import Memory, spans
 from guided.methods import Steps, StepScore
 from mm_prm.cli import Fault, first_line
 from mm_prm.packing import Segment
+from mm_prm.prm import Prm
 from mm_prm.prm_format import prm_text, process_text
-from mm_prm.prm_model import Prm, concentration, image_tiles, yes_no_ids
+from mm_prm.prm_model import concentration, image_tiles, yes_no_ids
 from mm_prm.records import Problem
 
 

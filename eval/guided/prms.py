@@ -31,7 +31,8 @@ def add_prm_flags(parser: argparse.ArgumentParser) -> None:
 
 def prm_from_flags(args: argparse.Namespace) -> Any:
     """GrowingPrm, or ServedPrm where there is an endpoint."""
-    from mm_prm.prm_model import Prm, load_processor
+    from mm_prm.prm import Prm
+    from mm_prm.prm_model import load_processor
 
     text = PRM_TEXTS[args.text]
     if args.prm_endpoint:

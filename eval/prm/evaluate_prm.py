@@ -28,8 +28,8 @@ from mm_prm import __version__, cli
 from mm_prm.fields import rebased, whole_images
 from mm_prm.files import write_json
 from mm_prm.journal import Journal, read_rows
+from mm_prm.prm import BATCH_TOKENS, Piece, Prm
 from mm_prm.prm_format import PRM_TEXTS, check_placeholders, placeable, prm_text
-from mm_prm.prm_model import BATCH_TOKENS, Piece, Prm
 from mm_prm.records import parse_rollouts, read_checked
 
 Record = tuple[dict[str, Any], list[str]]  # with its absolute image paths

@@ -29,7 +29,7 @@ from internvl.train.trainer import newest_checkpoint, peak_flops, peak_memory
 from mm_prm.cli import Fault, Unfinished
 from mm_prm.files import read_json, write_atomic, write_json
 from mm_prm.journal import Journal
-from mm_prm.prm_model import Prm
+from mm_prm.prm import Prm
 from mm_prm.records import Problem
 from mm_prm.servers import Unreachable
 
