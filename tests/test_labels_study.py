@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from labels_study import Seed, account, f1, mix, report, until_first_error
+from labels_sets import account, mix
+from labels_study import Seed, f1, report, until_first_error
 from step_truth import right_steps
 
 from mm_prm.files import read_json

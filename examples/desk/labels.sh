@@ -119,7 +119,7 @@ draw_set() { # policy, set, which of the two
   read -r problems rollouts searches <<<"$(field "$SETS" "$2" 2-)"
   "$PYTHON" data_pipeline/run_data_pipeline.py --input_file "$DATA/first_$problems.json" --output_dir "$folder/trees" \
     --model policy "${DRAW[@]}" --num_rollouts "$rollouts" --max_search_count "$searches" --rollout_budget 120 --seed "$3"
-  "$PYTHON" examples/desk/labels_study.py --account "$folder" --seconds $((SECONDS - began))
+  "$PYTHON" examples/desk/labels_sets.py account "$folder" --seconds $((SECONDS - began))
 }
 
 draw() { # everything of one policy, beside its server
@@ -138,8 +138,8 @@ mix() { # trees of the first 50 problems, plain rollouts of the others
   local which folder
   for which in 0 1; do
     folder=$RUN/k100/mix-$which
-    stage "the mix, $which" "$folder/account.json" "$PYTHON" examples/desk/labels_study.py --mix "$folder" \
-      --trees "$RUN/k100/trees-$which" --plain "$RUN/k100/plain8-$which"
+    stage "the mix, $which" "$folder/account.json" "$PYTHON" examples/desk/labels_sets.py mix "$folder" \
+      "$RUN/k100/trees-$which" "$RUN/k100/plain8-$which"
   done
 }
 
@@ -184,8 +184,8 @@ mkdir -p "$RUN/logs"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
   --seed 0 --train 6 --annotate 800 --dev 100 --test 200
 for problems in 200 400 800; do
-  stage "the first $problems" "$DATA/first_$problems.json" "$PYTHON" examples/desk/labels_study.py \
-    --first "$problems" --seed_file "$DATA/annotate.json" --output_file "$DATA/first_$problems.json"
+  stage "the first $problems" "$DATA/first_$problems.json" "$PYTHON" examples/desk/labels_sets.py first \
+    "$problems" "$DATA/annotate.json" "$DATA/first_$problems.json"
 done
 make_base
 for policy in $ALL; do
@@ -196,7 +196,7 @@ for policy in $ALL; do
   [ "$policy" != k100 ] || mix
   touch "$RUN/$policy/drawn.done"
   stage "$policy: its candidates with the truth of their steps" "$RUN/$policy/candidates.json" \
-    "$PYTHON" examples/desk/labels_study.py --join "$RUN/$policy" --data "$DATA"
+    "$PYTHON" examples/desk/labels_sets.py join "$RUN/$policy" "$DATA"
   prms_left "$policy" | OMP_NUM_THREADS=1 xargs -r -P "$JOBS" -L 1 bash $SELF --one || true
 done
 "$PYTHON" examples/desk/labels_study.py --run_dir "$RUN"

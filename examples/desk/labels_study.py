@@ -7,15 +7,10 @@ Best-of-16 and the threshold of a wrong step are the best ones on dev. F1 is
 the harmonic mean of the shares of solutions without and with a wrong step whose
 first wrong step, or its absence, was found. Intervals: 95 % of 2,000 bootstraps
 that draw seeds (with their sets of rollouts) and test problems.
-
-The other flags are labels.sh's own: --first, --account, --mix and --join make
-the files that it needs.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,17 +24,14 @@ from matplotlib.figure import Figure
 
 # ruff: noqa: E402 - a study runs the stages' own code
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "data_pipeline"), str(ROOT / "eval/prm")]
-from labels import Prefixes
+sys.path.insert(0, str(ROOT / "eval/prm"))
 from step_errors import METRICS, best_threshold, count, first_error_f1, parse_steps, units_of
-from step_truth import labelled
 
 from mm_prm import cli
-from mm_prm.files import read_json, read_object, write_atomic, write_json
-from mm_prm.records import parse_rollouts, read_checked
+from mm_prm.files import read_json, write_atomic
+from mm_prm.records import read_checked
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
 from mm_prm.statistics import auroc, in_percent, interval, two_way_means, two_way_times
-from mm_prm.trees import read_trees
 
 CANDIDATES = 16
 POLICIES = {
@@ -242,65 +234,12 @@ def report(run: Path) -> str:
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------- what labels.sh needs
-
-
-def account(folder: Path, seconds: float) -> None:
-    trees = read_trees(folder / "trees")
-    alone, distinct = (sum(part) for part in zip(*(Prefixes(tree.root).singletons() for tree in trees), strict=True))
-    drawn = sum(tree.search["rollouts"] for tree in trees)
-    write_json(folder / "account.json", {"rollouts": drawn, "seconds": seconds, "singles": alone / distinct})
-
-
-def mix(folder: Path, searched: Path, plain: Path, count: int = 50) -> None:
-    """Links to the searched trees of the first problems, by their files' names, and to the plain ones of the others."""
-    names = sorted(path.name for path in (plain / "trees").glob("*.json"))
-    (folder / "trees").mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(names):
-        link = folder / "trees" / name
-        link.unlink(missing_ok=True)
-        os.symlink(((searched if number < count else plain) / "trees" / name).resolve(), link)
-    spent = [read_json(part / "account.json")["seconds"] for part in (searched, plain)]
-    account(folder, spent[0] * count / len(names) + spent[1] * (1 - count / len(names)))
-
-
-def join(folder: Path, data: Path) -> None:
-    """Dev and test candidates of a policy in one file, with the truth of their steps."""
-    records = []
-    for part in ("dev", "test"):
-        truths = read_object(data / f"{part}_truth.json")
-        found = read_checked(folder / f"{part}.json", lambda record: labelled(parse_rollouts(record), truths))  # noqa: B023
-        records += [record | {"part": part} for record in found]
-    write_json(folder / "candidates.json", records)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--run_dir", type=Path, help="folder that labels.sh wrote")
-    parser.add_argument("--first", type=cli.positive_int, help="write so many problems of --seed_file")
-    parser.add_argument("--seed_file", type=Path, help="of --first")
-    parser.add_argument("--output_file", type=Path, help="of --first")
-    parser.add_argument("--account", type=Path, help="say what this folder's trees cost")
-    parser.add_argument("--seconds", type=float, default=0.0, help="of --account")
-    parser.add_argument("--mix", type=Path, help="folder for a mix of --trees and --plain")
-    parser.add_argument("--trees", type=Path, help="of --mix")
-    parser.add_argument("--plain", type=Path, help="of --mix")
-    parser.add_argument("--join", type=Path, help="a policy's folder: its candidates with the truth of their steps")
-    parser.add_argument("--data", type=Path, help="of --join")
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder that labels.sh wrote")
     args = parser.parse_args()
-    if args.first:
-        write_json(args.output_file, json.loads(args.seed_file.read_text())[: args.first])
-    elif args.account:
-        account(args.account, args.seconds)
-    elif args.mix:
-        mix(args.mix, args.trees, args.plain)
-    elif args.join:
-        join(args.join, args.data)
-    elif args.run_dir:
-        write_atomic(args.run_dir / "tables.md", shown := report(args.run_dir))
-        print(shown)
-    else:
-        parser.error("--run_dir is required")
+    write_atomic(args.run_dir / "tables.md", shown := report(args.run_dir))
+    print(shown)
 
 
 if __name__ == "__main__":
