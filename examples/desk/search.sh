@@ -62,7 +62,7 @@ bash install.sh
 need_study "$STUDY"
 mkdir -p "$RUN"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
-  --seed 7 --slip_rate 0.3 --annotate 0 --dev 0 --test 150
+  --seed 7 --slip_rate 0.3 --annotate 0 --dev 0 --test 100
 stage "slips30: the policy (90 s)" "$RUN/slips30/policy/train_results.json" \
   train_policy "$DATA/sft_meta.json" "$RUN/slips30/policy"
 mkdir -p "$RUN/slips60"
