@@ -13,7 +13,7 @@ from mm_prm import cli
 from mm_prm.prm_format import STEP_ENDS, STEP_FORMATS, defuse, parse_solution, read_step, render_steps
 from mm_prm.prompts import policy_prompt
 from mm_prm.records import Problem
-from mm_prm.servers import ServerPool, image_part, parse_endpoints
+from mm_prm.servers import ServerPool, add_endpoint_flag, image_part
 
 PREFIX_MODES = ("prompt", "prefill")
 # One tree draws 16 rollouts at a time, so 64 trees are about 1,000 sequences: what vLLM decodes at once on a large GPU.
@@ -148,14 +148,7 @@ def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every script that draws rollouts."""
     defaults = Sampling()
-    endpoint = os.environ.get("POLICY_ENDPOINT")
-    parser.add_argument(
-        "--policy_endpoint",
-        required=not endpoint,
-        default=endpoint or None,
-        type=parse_endpoints,
-        help="base URL(s) of servers of the policy, comma-separated; default: POLICY_ENDPOINT",
-    )
+    add_endpoint_flag(parser)
     parser.add_argument("--model", required=True, help="name under which the server serves the policy")
     for name, kind, text in (
         ("max_new_tokens", cli.positive_int, "longest rollout in tokens"),

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import re
 import sys
 import time
@@ -191,6 +192,17 @@ def parse_endpoints(text: str) -> list[str]:
     if not urls:
         raise argparse.ArgumentTypeError("no URL given")
     return [url if url.endswith("/v1") else f"{url}/v1" for url in urls]
+
+
+def add_endpoint_flag(parser: argparse.ArgumentParser) -> None:
+    endpoint = os.environ.get("POLICY_ENDPOINT")
+    parser.add_argument(
+        "--policy_endpoint",
+        required=not endpoint,
+        default=endpoint or None,
+        type=parse_endpoints,
+        help="base URL(s) of servers of the policy, comma-separated; default: POLICY_ENDPOINT",
+    )
 
 
 def image_part(path: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ SHARED = {  # functions that add flags to a parser, and where they are
         ("add_data_flags", "eval/benchmarks.py"),
         ("add_dataset_flags", "mm_prm/dataset_files.py"),
         ("add_prm_flags", "eval/guided/prms.py"),
+        ("add_endpoint_flag", "mm_prm/servers.py"),  # last: others call it
     )
 }
 
@@ -55,7 +56,10 @@ def flags_of(script):
     if script.endswith(".sh") and script not in BEHIND:
         return {"run_tests.sh": {"--fast"}, "rl.sh": {"--quick"}}.get(script, set())
     source = "".join(path.read_text() for path in paths)
-    sources = [source, *(file.read_text() for name, file in SHARED.items() if name in source)]
+    sources = [source]
+    for name, file in SHARED.items():
+        if any(name in text for text in sources):
+            sources.append(file.read_text())
     of_fields = [kind for kind in (SearchParams, Plan) if f"{kind.__name__}(" in source]
     search = {f"--{field.name}" for kind in of_fields for field in dataclasses.fields(kind)}
     return search | set(re.findall(r'"(--\w+)"', "".join(sources)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from internvl.rl.rewards import PRM_MODES, Weights
 from mm_prm import cli
 from mm_prm.judge import add_judge_flags
 from mm_prm.prm_format import STEP_FORMATS
-from mm_prm.servers import parse_endpoints
+from mm_prm.servers import add_endpoint_flag
 
 # Largest |log-probability served - trained| in a step. In float32 the two agree to some 1e-6; in bfloat16 two kernels
 # may differ in every digit of an unlikely token, so only gross faults can be told.
@@ -29,7 +28,6 @@ def truth(text: str) -> bool:
 
 
 def add_problem_flags(parser: argparse.ArgumentParser) -> None:
-    endpoint = os.environ.get("POLICY_ENDPOINT")
     parser.add_argument(
         "--model_name_or_path", required=True, help="policy to start from, a native InternVL checkpoint"
     )
@@ -37,13 +35,7 @@ def add_problem_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="folder for checkpoints, logs and the new policy"
     )
-    parser.add_argument(
-        "--policy_endpoint",
-        required=not endpoint,
-        default=endpoint or None,
-        type=parse_endpoints,
-        help="base URL(s) of the policy's servers, comma-separated; default: POLICY_ENDPOINT",
-    )
+    add_endpoint_flag(parser)
     parser.add_argument("--model", default="policy", help="name under which they serve the policy")
     parser.add_argument(
         "--skip_invalid", action="store_true", help="leave bad records of --seed_file out and list them"
