@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source examples/desk/common.sh
 
-RUN=${RUN:-runs/desk_labels} JOBS=${JOBS:-2} STEPS=${STEPS:-100}
+RUN=${RUN:-runs/desk_labels} JOBS=${JOBS:-2} STEPS=${STEPS:-150}
 DRAW+=(--max_new_tokens 256)
 DATA=$RUN/data       # pictures and problems of all wordings
 BASE=$RUN/base/model # examples/desk/base that has learnt 100 wordings: where all policies start
@@ -68,7 +68,7 @@ guarded8        plain8      soft          --labels_from rollouts --merge guarded
 hidden          trees       soft          --labels_from rollouts --merge hidden
 "
 CORNERS="edges rollouts plain8"  # of all policies but k100, which has everything
-RUNS="0-0 1-3 0-1 1-4 0-2"       # set of rollouts - training seed
+RUNS=${RUNS:-0-0 1-3 0-1 1-4 0-2} # set of rollouts - training seed
 
 field() { # table, name, number of the field (2- for the rest)
   echo "$1" | tr -s ' ' | grep "^$2 " | cut -d' ' -f"$3"
@@ -152,9 +152,10 @@ one() { # policy, PRM, set of rollouts, training seed
   case $flags in *hidden*) more=(--policy "$RUN/$policy/policy") ;; esac
   # shellcheck disable=SC2086  # a list of flags
   [ -e "${rows}_meta.json" ] || make_rows "$RUN/$policy/$(field "$PRMS" "$name" 2)-$3/trees" "$DATA" "$rows" $flags "${more[@]}"
-  [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" 1 5e-4 \
-    --max_steps "$STEPS" --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
-  "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/$policy/candidates.json" --output_file "$scored"
+  [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" 1 1e-3 \
+    --max_steps "$STEPS" --per_device_train_batch_size 16 --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
+  "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/$policy/candidates.json" \
+    --output_file "$scored" --batch_tokens 4096
   rm -rf "$prm"
 }
 
