@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from types import MethodType
 from typing import Any
 
@@ -19,6 +21,26 @@ from mm_prm.packing import Packed, Segment, segments
 from mm_prm.pictures import look, open_picture
 
 KEPT = "original"  # folder in a converted checkpoint with the original's small files, for the way back
+
+
+class Spans:
+    """Pieces of keys or values, read together. whole: [1, heads, tokens, width]; sizes: of the segments that make up
+    the row and all spans, for a row with gradients: it is split once, as every slice's gradient would be as large as
+    the row."""
+
+    def __init__(self, whole: Tensor, sizes: Sequence[int] | None):
+        self.whole = whole
+        self.starts = [0, *accumulate(sizes)] if sizes else []
+        self.parts = whole.split(list(sizes), dim=2) if sizes else ()
+
+    def read(self, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """[1, heads, tokens of the spans, width]."""
+        return torch.cat([part for start, stop in spans for part in self.between(start, stop)], dim=2)
+
+    def between(self, start: int, stop: int) -> Sequence[Tensor]:
+        if not self.parts:
+            return [self.whole[:, :, start:stop]]
+        return self.parts[bisect_left(self.starts, start) : bisect_left(self.starts, stop)]
 
 
 def segment_attention(
@@ -38,19 +60,20 @@ def segment_attention(
     query: [1, heads, tokens, width]; key, value: [1, key heads, tokens, width]; memory: where earlier rows' keys and
     values are kept, the spans of `segments` are then places in it. Returns [1, tokens, heads, width].
     """
+    sizes = [stop - start for start, stop, _ in segments]
     if memory is not None:
         key, value = memory.extend(module.layer_idx, key, value)
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding leaves float32
+    keys, values = (Spans(whole, sizes if whole.requires_grad else None) for whole in (key, value))
     pieces = []
-    for start, stop, spans in segments:
-        keys, values = (torch.cat([whole[:, :, a:b] for a, b in spans], dim=2) for whole in (key, value))
-        root = spans == [(start, stop)]
+    for part, (start, stop, spans) in zip(query.split(sizes, dim=2), segments, strict=True):
+        seen, root = keys.read(spans), spans == [(start, stop)]
         pieces.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                keys,
-                values,
-                attn_mask=None if root else causal_lower_right(stop - start, keys.shape[2]),
+                part,
+                seen,
+                values.read(spans),
+                attn_mask=None if root else causal_lower_right(stop - start, seen.shape[2]),
                 is_causal=root,
                 dropout_p=dropout,
                 scale=scaling,
