@@ -11,6 +11,7 @@ case ${1:-} in
   *) echo "error: $1: run_tests.sh takes --fast alone" >&2; exit 2 ;;
 esac
 bash install.sh
+unset PYTHONDONTWRITEBYTECODE # with it every process compiles torch, transformers and vLLM anew
 export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

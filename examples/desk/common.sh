@@ -2,6 +2,7 @@
 # To be sourced from the repository's root, in bash.
 
 export MM_PRM_DIE_WITH_PARENT=1 # even kill -9 of the script leaves nothing running
+unset PYTHONDONTWRITEBYTECODE    # with it every start compiles torch, transformers and vLLM anew: 10 s
 export PORT=${PORT:-8377} PYTHON=$PWD/.venv/bin/python TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 SHELL_DIR=internvl_chat/shell/internvl2.5/2nd_finetune
 BASE=examples/desk/base
