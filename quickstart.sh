@@ -27,7 +27,9 @@ DATA=$RUN/data
 POLICY=$RUN/policy
 
 with_policy() { # everything that needs the policy server, called back beside it
-  stage "stage 2: tree search with real rollouts (2 minutes)" "$RUN/trees.done" \
+  stage "stage 2, recommended: 8 plain rollouts of every problem (30 s)" "$RUN/plain/trees.done" \
+    make_trees "$DATA/annotate.json" "$RUN/plain" 8 0
+  stage "stage 2, the paper's: tree search with real rollouts (2 minutes)" "$RUN/trees.done" \
     make_trees "$DATA/annotate.json" "$RUN" 8 6
   stage "stage 6: 16 candidates for every dev problem (20 s)" "$RUN/rollouts_dev.json" \
     make_rollouts "$DATA/dev.json" "$RUN/rollouts_dev.json"
@@ -61,23 +63,24 @@ fi
 stage "stage 0: fine-tuning MM-Policy on the teacher's solutions (90 s)" "$POLICY/train_results.json" \
   train_policy "$DATA/sft_meta.json" "$POLICY"
 
-if [ -e "$RUN/trees.done" ] && [ -e "$RUN/rollouts_dev.json" ] && [ -e "$RUN/rollouts_test.json" ]; then
+if [ -e "$RUN/plain/trees.done" ] && [ -e "$RUN/trees.done" ] && [ -e "$RUN/rollouts_dev.json" ] &&
+  [ -e "$RUN/rollouts_test.json" ]; then
   with_policy # says that all is done
 else
   with_server "$POLICY" "$RUN/logs/policy_server.log" bash quickstart.sh --with-policy
 fi
 
-for labels in rollouts edges; do
-  score=$RUN/score.json
-  [ $labels = rollouts ] || score=$RUN/score_edges.json
-  stage "stages 3 and 4: labelled paths from $labels (5 s)" "$RUN/prm_${labels}_meta.json" \
-    make_rows "$RUN/trees" "$DATA" "$RUN/prm_$labels" --labels_from $labels
-  stage "stage 5: training the PRM on $labels labels (40 to 100 s)" "$RUN/prm_$labels/train_results.json" \
-    train_prm "$POLICY" "$RUN/prm_${labels}_meta.json" "$RUN/prm_$labels" $EPOCHS 5e-4
-  stage "stage 6: scoring with the $labels PRM (40 s)" "$score" evaluate $labels "$score"
-done
+label_and_train() { # name, trees, kind of labels, scores: stages 3 to 6
+  stage "stages 3 and 4: labelled paths, $1 (5 s)" "$RUN/prm_$1_meta.json" \
+    make_rows "$2" "$DATA" "$RUN/prm_$1" --labels_from "$3"
+  stage "stage 5: training the PRM on them (40 to 100 s)" "$RUN/prm_$1/train_results.json" \
+    train_prm "$POLICY" "$RUN/prm_$1_meta.json" "$RUN/prm_$1" $EPOCHS 5e-4
+  stage "stage 6: scoring with it (40 s)" "$4" evaluate "$1" "$4"
+}
+label_and_train plain "$RUN/plain/trees" rollout_outcome "$RUN/score.json"
+label_and_train edges "$RUN/trees" edges "$RUN/score_edges.json"
 stage "three cases (5 s)" "$RUN/cases/cases.md" "$PYTHON" eval/case_study.py \
-  --input_file "$RUN/eval_test/prm_rollouts_scored.json" --output_dir "$RUN/cases"
+  --input_file "$RUN/eval_test/prm_plain_scored.json" --output_dir "$RUN/cases"
 stage "the table and the figure (3 s)" "$RUN/report.md" "$PYTHON" examples/desk/report.py --run_dir "$RUN"
 cat "$RUN/table.txt"
 echo "more: $RUN/report.md, $RUN/accuracy_against_n.png, $RUN/cases/cases.md, $RUN/score.json, $RUN/score_edges.json"

@@ -3,7 +3,7 @@
     python benchmarks/guided_search.py prm      # float32, scaled to a CPU
     python benchmarks/guided_search.py prm --shape 8b --dtype bfloat16
     python benchmarks/guided_search.py serve --model runs/desk/policy \\
-        --checkpoint runs/desk/prm_rollouts --problems runs/desk/data/test.json
+        --checkpoint runs/desk/prm_plain --problems runs/desk/data/test.json
 
 prm: a beam of 8 over 8 steps of 50 tokens, 2 prefixes kept and 4 continuations
 each, behind a picture of 7 tiles and a question of 60 tokens; random weights.

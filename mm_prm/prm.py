@@ -17,7 +17,8 @@ from mm_prm.packing import Packed, common_length
 from mm_prm.prm_format import STEP_SEPARATOR, Encoded, Encoder, prm_text, process_text
 from mm_prm.prm_model import image_tiles, load_model, load_processor, row_tensors, yes_no_ids
 
-BATCH_TOKENS = 16384  # of one forward pass of scoring: two problems of 16 candidates at the paper's lengths
+# Tokens of one forward pass. GPU: two problems of 16 candidates at the paper's lengths; CPU: what its caches hold.
+BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
 
 
 @dataclass
@@ -45,12 +46,14 @@ class Prm:
         cls,
         checkpoint: str,
         separator: str = STEP_SEPARATOR,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         dtype: str | None = None,
         closes_user: bool = True,
     ) -> Prm:
-        """dtype: bfloat16 on a GPU and float32 on a CPU unless given. Of several GPUs LOCAL_RANK chooses."""
+        """batch_tokens: BATCH_TOKENS, dtype: bfloat16 on a GPU and float32 on a CPU unless given. Of several GPUs
+        LOCAL_RANK chooses."""
         gpu = torch.cuda.is_available()
+        batch_tokens = batch_tokens or BATCH_TOKENS["cuda" if gpu else "cpu"]
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
         kind = getattr(torch, dtype or ("bfloat16" if gpu else "float32"))
         model, processor = load_model(checkpoint, kind).to(device).eval(), load_processor(checkpoint)

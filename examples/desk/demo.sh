@@ -13,5 +13,5 @@ STUDY=runs/desk
 need_study "$STUDY"
 bash install.sh
 with_server "$STUDY/policy" "$STUDY/logs/demo_server.log" "$PYTHON" eval/demo.py --model policy \
-  --checkpoint "$STUDY/prm_rollouts" --examples "$STUDY/data/test.json" --repetition_penalty 1.0 --max_new_tokens 160 \
+  --checkpoint "$STUDY/prm_plain" --examples "$STUDY/data/test.json" --repetition_penalty 1.0 --max_new_tokens 160 \
   --open "$@"

@@ -155,7 +155,7 @@ one() { # policy, PRM, set of rollouts, training seed
   [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" 1 1e-3 \
     --max_steps "$STEPS" --per_device_train_batch_size 16 --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
   "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/$policy/candidates.json" \
-    --output_file "$scored" --batch_tokens 4096
+    --output_file "$scored"
   rm -rf "$prm"
 }
 

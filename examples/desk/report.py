@@ -39,17 +39,17 @@ def make_table(ours: dict[str, Any], edges: dict[str, Any]) -> str:
     lines = [f"{ours['num_problems']} test problems, {size} candidates each; accuracy in %, [95 % interval]", ""]
     lines += [f"  {label:30s}{cell(ours[name])}" for name, label in BASELINES.items() if name in ours]
     lines += [f"  {f'pass@{size}':30s}{cell(ours[f'pass@{size}'])}", ""]
-    lines.append(f"  {'PRM':30s}{'rollout labels (ours)':22s}  {'edge labels (the paper)'}")
+    lines.append(f"  {'PRM':30s}{'8 plain rollouts':22s}  {'edges of trees (the paper)'}")
     for name in rules(ours):
         lines.append(f"  {name:30s}{cell(ours[name]):22s}  {cell(edges[name])}")
-    for title, score in (("rollout", ours), ("edge", edges)):
+    for title, score in (("8 plain rollouts", ours), ("edges of trees", edges)):
         chosen, gains = score["selected"], []
         for base in ("random", "majority"):
             low, high = chosen[f"minus_{base}"]["ci95"]
             gains.append(
                 f"{100 * chosen[f'minus_{base}']['mean']:+.1f} [{100 * low:.1f}, {100 * high:.1f}] over {base}"
             )
-        lines += ["", f"  {title} labels, aggregation fixed on dev: {chosen['aggregation']}: {cell(chosen).strip()};"]
+        lines += ["", f"  {title}, aggregation fixed on dev: {chosen['aggregation']}: {cell(chosen).strip()};"]
         lines.append(f"    {', '.join(gains)}")
     return "\n".join(lines) + "\n"
 
@@ -60,8 +60,8 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     sizes = [int(k) for k in ours["by_k"]]
     curves = [
         ("pass", ours, "pass@N (upper bound)", "#999999", ":"),
-        (ours["selected"]["aggregation"], ours, "PRM, rollout labels", "#c0392b", "-"),
-        (edges["selected"]["aggregation"], edges, "PRM, edge labels (paper)", "#e59866", "-"),
+        (ours["selected"]["aggregation"], ours, "PRM, 8 plain rollouts", "#c0392b", "-"),
+        (edges["selected"]["aggregation"], edges, "PRM, edges of trees (the paper)", "#e59866", "-"),
         ("likelihood", ours, "likelihood rerank", "#7d3c98", "--"),
         ("majority", ours, "majority vote", "#2471a3", "--"),
         ("random", ours, "random", "#555555", "--"),

@@ -69,7 +69,7 @@ mkdir -p "$RUN/slips60"
 ln -sfn "$PWD/$STUDY/policy" "$RUN/slips60/policy"
 for seed in $SEEDS; do
   stage "PRM $seed (2 minutes)" "$RUN/prm_$seed/train_results.json" train_prm "$STUDY/policy" \
-    "$STUDY/prm_rollouts_meta.json" "$RUN/prm_$seed" 2 5e-4 --seed "$seed" --report_to none
+    "$STUDY/prm_plain_meta.json" "$RUN/prm_$seed" 2 5e-4 --seed "$seed" --report_to none
   stage "PRM $seed on dev" "$RUN/dev_$seed.json" "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$RUN/prm_$seed" \
     --input_file "$STUDY/rollouts_dev.json" --output_file "$RUN/dev_$seed.json"
 done
