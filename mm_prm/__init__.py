@@ -13,4 +13,4 @@ the numbers    selection (ways to choose a candidate), statistics
 every script   cli (bad input, faults, exit codes), work (many problems at once)
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
