@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' examples/desk/demo.sh; exit ;; esac
 source examples/desk/common.sh
-STUDY=runs/desk
+STUDY=${STUDY:-runs/desk}
 need_study "$STUDY"
 bash install.sh
 with_server "$STUDY/policy" "$STUDY/logs/demo_server.log" "$PYTHON" eval/demo.py --model policy \

@@ -22,7 +22,7 @@ source examples/desk/common.sh
 
 RUN=${DESK_RUN:-runs/desk_rl}
 DATA=$RUN/data
-STUDY=runs/desk
+STUDY=${STUDY:-runs/desk}
 POLICY=$STUDY/policy PRM=$STUDY/prm_plain
 LANES=${LANES:-2}
 SCRIPT=internvl_chat/internvl/train/internvl_chat_rl.py

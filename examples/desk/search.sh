@@ -16,7 +16,7 @@ case ${1:-} in
 esac
 source examples/desk/common.sh
 
-RUN=${DESK_RUN:-runs/desk_search} STUDY=runs/desk
+RUN=${DESK_RUN:-runs/desk_search} STUDY=${STUDY:-runs/desk}
 DATA=$RUN/data
 NUMBERS=${NUMBERS:-16 4 64} SEEDS=${SEEDS:-0 1 2} POLICIES=${POLICIES:-slips60 slips30}
 

@@ -9,7 +9,7 @@ set -eu
 POLICY_ENDPOINT=${POLICY_ENDPOINT:-}            # URL[,URL] of servers that run already
 ROLLOUT_GPUS=${ROLLOUT_GPUS:-}                  # ids of GPUs that only serve, like 6,7; then GPUS are the other ones
 ROLLOUT_TP=${ROLLOUT_TP:-1}                     # GPUs per server
-VLLM_MEMORY=${VLLM_MEMORY:-0.3}                 # share of a GPU's memory that a server takes
+VLLM_MEMORY=${VLLM_MEMORY:-$([ "$ROLLOUT_GPUS" ] && echo 0.9 || echo 0.3)} # share of a GPU's memory that a server takes
 CONTEXT=${CONTEXT:-8192}                        # tokens of prompt and answer together
 PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM

@@ -155,6 +155,8 @@ def parse_args(description: str) -> argparse.Namespace:
         args.max_mismatch = MAX_MISMATCH[torch.bfloat16 if args.bf16 else torch.float32]
     if args.prm_mode != "none" and not args.prm:
         parser.error(f"--prm_mode {args.prm_mode} needs --prm")
+    if args.prm and args.prm_mode == "none":
+        parser.error("--prm needs a --prm_mode: what its scores add to the reward")
     if args.rollouts < 2:
         parser.error("--rollouts must be at least 2: an answer is compared with the others of its prompt")
     if args.clip >= 1 or args.dual_clip <= 1:
