@@ -49,7 +49,6 @@ rollouts        trees       soft          --labels_from rollouts
 outcome         trees       soft          --labels_from outcome
 own             trees       soft          --labels_from rollout_outcome
 plain8          plain8      soft          --labels_from rollout_outcome
-plain8_rollouts plain8      soft          --labels_from rollouts
 plain2          plain2      soft          --labels_from rollout_outcome
 plain4          plain4      soft          --labels_from rollout_outcome
 plain16         plain16     soft          --labels_from rollout_outcome

@@ -62,7 +62,6 @@ PRMS = {  # its rollouts, and what the tables call it
     "plain4-16": ("plain4-16", "4 to 16 plain"),
     "plain4x400": ("plain4x400", "4 plain, 400 problems"),
     "plain2x800": ("plain2x800", "2 plain, 800 problems"),
-    "plain8_rollouts": ("plain8", "8 plain, rollouts"),
     "guarded8": ("plain8", "8 plain, rollouts, merged by the guard"),
 }
 LINES = {  # of the figure
