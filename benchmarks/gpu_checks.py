@@ -31,7 +31,7 @@ import torch
 from make_problems import FAMILIES, Made, make_split, teach, write_problems
 from torch import Tensor
 from torch.nn import functional as F
-from train_prm import QUESTION, TILES, make_model, make_pixels, one_row, paths, released, tile
+from train_prm import QUESTION, TILES, WORDS, make_model, make_pixels, one_row, paths, released, tile
 from transformers import AttentionInterface
 from wordings import say_all
 
@@ -125,7 +125,7 @@ def packed_row(length: int) -> tuple[Packed, list[int]]:
     head = min(TILES * tile("8b")[1] + QUESTION, length // 2)
     own = max(1, (length - head) // 9)
     generator = random.Random(0)
-    sequences = [[3] * head + generator.choices(range(100, 20000), k=own) for _ in range(9)]
+    sequences = [[3] * head + generator.choices(WORDS, k=own) for _ in range(9)]
     row = Packed()
     row.add([Encoded(ids, [len(ids) - 1]) for ids in sequences])
     return row, [len(ids) for ids in sequences]

@@ -41,7 +41,7 @@ from guided.accounts import Accounts
 from guided.growing import GrowingPrm, Reading, Row, tokens_in
 from guided.growing import Path as Text
 from guided.methods import Plan, StepScore
-from train_prm import QUESTION, SHAPES, STEP, TILES, make_model, make_pixels, tile
+from train_prm import QUESTION, SHAPES, STEP, TILES, WORDS, make_model, make_pixels, tile
 
 from mm_prm import cli
 from mm_prm.cpu import Threads
@@ -68,9 +68,9 @@ def texts_of_steps() -> list[list[tuple[str, ...]]]:
 
 def ids_of(steps: tuple[str, ...], shape: str) -> Encoded:
     """Random tokens: the same prefix has the same."""
-    ids = [3] * (TILES * tile(shape)[1]) + random.Random("question").choices(range(100, 20000), k=QUESTION)
+    ids = [3] * (TILES * tile(shape)[1]) + random.Random("question").choices(WORDS, k=QUESTION)
     for length in range(1, len(steps) + 1):
-        ids += [*random.Random(" ".join(steps[:length])).choices(range(100, 20000), k=STEP - 1), MARK]
+        ids += [*random.Random(" ".join(steps[:length])).choices(WORDS, k=STEP - 1), MARK]
     return Encoded(ids, [at for at, token in enumerate(ids) if token == MARK])
 
 

@@ -41,7 +41,7 @@ from internvl.rl.update import with_drawn_logprobs
 from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
 from torch.nn import functional as F
-from train_prm import OUT_OF_MEMORY, QUESTION, SHAPES, TILES, make_model, make_pixels, measure, tile
+from train_prm import OUT_OF_MEMORY, QUESTION, SHAPES, TILES, WORDS, make_model, make_pixels, measure, tile
 
 from mm_prm import cli
 from mm_prm.files import read_jsonl, write_json
@@ -64,8 +64,8 @@ def answer_tokens(shape: str) -> int:
 def prompt_and_answers(shape: str) -> tuple[list[int], Tensor]:
     """Ids of the prompt; of the answers, [answers, tokens]."""
     generator = torch.Generator().manual_seed(0)
-    question = torch.randint(100, 20000, (QUESTION,), generator=generator).tolist()
-    answers = torch.randint(100, 20000, (ANSWERS, answer_tokens(shape)), generator=generator)
+    question = torch.randint(WORDS.start, WORDS.stop, (QUESTION,), generator=generator).tolist()
+    answers = torch.randint(WORDS.start, WORDS.stop, (ANSWERS, answer_tokens(shape)), generator=generator)
     return [3] * (TILES * tile(shape)[1]) + question, answers
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
-from train_prm import QUESTION, SHAPES, STEP, STEPS, TILES, make_model, make_pixels, measure, tile
+from train_prm import QUESTION, SHAPES, STEP, STEPS, TILES, WORDS, make_model, make_pixels, measure, tile
 
 from mm_prm import cli
 from mm_prm.packing import Packed
@@ -38,10 +38,10 @@ CANDIDATES, YES_NO = 16, [1, 2]
 def candidates(shape: str) -> list[Encoded]:
     """A marker ends every step."""
     generator = random.Random(0)
-    head = [3] * (TILES * tile(shape)[1]) + generator.choices(range(100, 20000), k=QUESTION)
+    head = [3] * (TILES * tile(shape)[1]) + generator.choices(WORDS, k=QUESTION)
     found = []
     for _ in range(CANDIDATES):
-        steps = [token for _ in range(STEPS) for token in (*generator.choices(range(100, 20000), k=STEP - 1), 4)]
+        steps = [token for _ in range(STEPS) for token in (*generator.choices(WORDS, k=STEP - 1), 4)]
         ids = head + steps
         found.append(Encoded(ids, [at for at, token in enumerate(ids) if token == 4]))
     return found

@@ -41,6 +41,7 @@ from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors, soft_label_loss, with_position_logits
 
 TILES, QUESTION, PATHS, STEPS, STEP = 7, 60, 9, 8, 50
+WORDS = range(100, 1000)  # token ids, in every vocabulary
 
 
 def tile(shape: str) -> tuple[int, int]:
@@ -50,7 +51,7 @@ def tile(shape: str) -> tuple[int, int]:
 
 # language model: hidden, layers, heads, key heads, MLP, vocabulary; vision tower: hidden, layers, heads, MLP
 SHAPES = {
-    "tiny": ((64, 2, 4, 2, 128, 25280), (64, 1, 4, 128)),
+    "tiny": ((64, 2, 4, 2, 128, 1024), (64, 1, 4, 128)),
     "cpu": ((896, 4, 14, 2, 4864, 25280), (1024, 4, 16, 4096)),  # 1b with a sixth of its layers and of its vocabulary
     "1b": ((896, 24, 14, 2, 4864, 151674), (1024, 24, 16, 4096)),
     "8b": ((4096, 32, 32, 8, 14336, 92553), (1024, 24, 16, 4096)),
@@ -101,9 +102,9 @@ def paths(common_steps: int, seed: int, shape: str = "8b") -> list[Encoded]:
     generator = random.Random(seed)
 
     def steps(number: int) -> list[int]:
-        return [token for _ in range(number) for token in (*generator.choices(range(100, 20000), k=STEP - 1), 4)]
+        return [token for _ in range(number) for token in (*generator.choices(WORDS, k=STEP - 1), 4)]
 
-    head = [3] * (TILES * tile(shape)[1]) + generator.choices(range(100, 20000), k=QUESTION)
+    head = [3] * (TILES * tile(shape)[1]) + generator.choices(WORDS, k=QUESTION)
     found = []
     for _ in range(3):
         stem = steps(common_steps)

@@ -13,7 +13,6 @@ from fractions import Fraction
 
 from mm_prm.answers.choices import choice_verdict, chosen
 from mm_prm.answers.compare import compare
-from mm_prm.answers.cpu_time import CPU_SECONDS, limited
 from mm_prm.answers.formulas import Unread
 from mm_prm.answers.quantities import Value
 from mm_prm.answers.readings import Clock, Reading, Words, alternatives, read
@@ -21,7 +20,7 @@ from mm_prm.answers.sentences import stated
 from mm_prm.answers.text import normalise
 from mm_prm.answers.values import Glance, Verdict
 
-__all__ = ["CPU_SECONDS", "Glance", "Verdict", "canonical", "compute", "glance", "normalise", "rule_verdict"]
+__all__ = ["Glance", "Verdict", "canonical", "compute", "glance", "normalise"]
 
 _LEAD_IN = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )*answer(?: is)?:? (?=.)"
@@ -106,18 +105,8 @@ def compute(reference: str, answer: str) -> Verdict:
             math_verify.parse(f"${text}$", parsing_timeout=None, raise_on_error=True) for text in (reference, answer)
         )
         return "same" if math_verify.verify(gold, given, timeout_seconds=None, raise_on_error=True) else "unsure"
-    except Exception as error:  # its grammar or sympy fails on what is no mathematics
-        if isinstance(error, TimeoutError):
-            raise
+    except Exception:  # its grammar or sympy fails on what is no mathematics
         return "unsure"
-
-
-def rule_verdict(reference: str, answer: str) -> Verdict:
-    """Whether two answers mean the same, by rules alone. To be called in the main thread."""
-    seen = glance(normalise(reference), normalise(answer))
-    if seen != "compute":
-        return seen
-    return limited(compute, normalise(reference), normalise(answer))
 
 
 # ---------------------------------------------------------------- votes
