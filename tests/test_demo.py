@@ -85,8 +85,9 @@ def writes(request):
 
 
 @pytest.fixture
-def page(prm_folder, tmp_path):
-    """URL of the page, with one example."""
+def page(browser, prm_folder, tmp_path):
+    """URL of the page, with one example. browser: where there is none, no server is started."""
+    pytest.importorskip("gradio")
     Image.new("RGB", (112, 112), (200, 30, 30)).save(tmp_path / "p.png")
     seed = [{"id": "1", "question": "What is red?", "correct_answer": "75", "image_path": "p.png"}]
     (tmp_path / "seed.json").write_text(json.dumps(seed))
@@ -120,7 +121,6 @@ def wait_for_page(process, url, log):
 @pytest.mark.slow
 def test_the_page_in_a_browser(page, browser, tmp_path):
     """Upload a picture, ask, search: coloured steps, a chosen candidate, a tree, nothing run that a model wrote."""
-    pytest.importorskip("gradio")
     Image.new("RGB", (60, 40), (30, 30, 200)).save(tmp_path / "own.png")
 
     def wait_for(selector, text):
