@@ -4,8 +4,8 @@
 #   bash examples/desk/labels.sh      about ten hours on 2 CPU cores; resumable: run it again after an interruption
 #
 # Policies that say a step in one way, in 10 and in 100; trees and plain rollouts of each, twice; PRMs with different labels,
-# five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second), all with as many training
-# steps. One policy is finished before the next begins. labels_study.py makes the tables
+# five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second; three of them where the policy
+# is not the one of 100 wordings), all with as many training steps. One policy is finished before the next begins. labels_study.py makes the tables
 # from what is there: Best-of-16 with the rule fixed on dev, and the F1 of finding the first wrong step with the threshold
 # fixed on dev, whose truth the generator knows.
 set -euo pipefail
@@ -76,6 +76,8 @@ field() { # table, name, number of the field (2- for the rest)
 names() { echo "$1" | awk 'NF { print $1 }'; }
 
 prms_of() { if [ "$1" = k100 ]; then names "$PRMS"; else echo "$CORNERS" | tr ' ' '\n'; fi; }
+
+runs_of() { if [ "$1" = k100 ]; then echo "$RUNS"; else echo "$RUNS" | cut -d' ' -f1-3; fi; }
 
 sets_of() { # the rollouts that a policy's PRMs need
   prms_of "$1" | while read -r prm; do field "$PRMS" "$prm" 2; done | sed 's/^mix$/plain8/' | sort -u
@@ -160,7 +162,7 @@ one() { # policy, PRM, set of rollouts, training seed
 
 prms_left() { # of a policy: one line for each, the first seed of all before the second of any
   local run prm
-  for run in $RUNS; do
+  for run in $(runs_of "$1"); do
     for prm in $(prms_of "$1"); do
       [ -e "$RUN/$1/scored/$prm-${run#*-}.json" ] || echo "$1 $prm ${run%-*} ${run#*-}"
     done

@@ -2,7 +2,7 @@
 # Does a PRM find more while the policy writes than afterwards? Every method of guided_search.py at desk scale, against
 # Best-of-N at equal cost: docs/desk_search.md.
 #
-#   bash examples/desk/search.sh      three to four hours on 2 CPU cores, after quickstart.sh; resumable
+#   bash examples/desk/search.sh      two hours on 2 CPU cores, after quickstart.sh; resumable
 #
 # Two policies (teachers that slip in 60 and in 30 % of their solutions), three PRMs (training seeds, from the trees of
 # the first policy), N = 4, 16, 64. search_study.py makes tables and figure of what is there.
@@ -62,7 +62,7 @@ bash install.sh
 need_study "$STUDY"
 mkdir -p "$RUN"
 stage "problems with pictures" "$DATA/sft_meta.json" "$PYTHON" examples/desk/make_problems.py --output_dir "$DATA" \
-  --seed 7 --slip_rate 0.3 --annotate 0 --dev 0 --test 100
+  --seed 7 --slip_rate 0.3 --annotate 0 --dev 0 --test 60
 stage "slips30: the policy (90 s)" "$RUN/slips30/policy/train_results.json" \
   train_policy "$DATA/sft_meta.json" "$RUN/slips30/policy"
 mkdir -p "$RUN/slips60"
