@@ -4,10 +4,10 @@
 #   bash examples/desk/labels.sh      about ten hours on 2 CPU cores; resumable: run it again after an interruption
 #
 # Policies that say a step in one way, in 10 and in 100; trees and plain rollouts of each, twice; PRMs with different labels,
-# five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second; three of them where the policy
-# is not the one of 100 wordings), all with as many training steps. One policy is finished before the next begins. labels_study.py makes the tables
-# from what is there: Best-of-16 with the rule fixed on dev, and the F1 of finding the first wrong step with the threshold
-# fixed on dev, whose truth the generator knows.
+# five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second; three of these where the
+# policy is not the one of 100 wordings), all with as many training steps. One policy is finished before the next begins.
+# labels_study.py makes the tables from what is there: Best-of-16 with the rule fixed on dev, and the F1 of finding the
+# first wrong step with the threshold fixed on dev, whose truth the generator knows.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source examples/desk/common.sh
