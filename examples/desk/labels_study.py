@@ -67,6 +67,7 @@ PRMS = {  # its rollouts, and what the tables call it
 LINES = {  # of the figure
     "a search": ("edges", "rollouts", "outcome", "own", "trees4-16"),
     "plain rollouts": ("plain2", "plain4", "plain8", "plain16", "plain32"),
+    "plain rollouts of 400 and 800 problems": ("plain4x400", "plain2x800"),
 }
 
 # ---------------------------------------------------------------- one PRM
@@ -214,6 +215,7 @@ def draw_frontier(found: Sequence[Result], path: Path) -> None:
                 axes.plot(at, 100 * value, "o", label=label if name == names[0] else None, **style)
                 axes.annotate(name, (at, 100 * value), fontsize=6, xytext=(3, 2), textcoords="offset points")
         axes.set(xscale="log", xlabel="rollouts drawn", ylabel=title)
+        axes.margins(x=0.15)
         axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
