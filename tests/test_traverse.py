@@ -245,16 +245,16 @@ def test_a_judge_value_is_written_only_when_known():
 
 def test_trees_may_be_thousands_of_levels_deep():
     root = Node(["R"], 1.0, incorrect_rollouts=[["W"]], incorrect_counts=[1])
-    for _ in range(4999):
+    for _ in range(1999):
         root = Node(["s"], 0.5, children=[root])
     root = Node.from_dict(Node([], 0.5, children=[root]).to_dict())
-    assert [len(steps) for steps, _ in root.walk()] == list(range(5001))
+    assert [len(steps) for steps, _ in root.walk()] == list(range(2001))
     [path] = edge_paths(root, 0.0)
-    assert path.labels == (0.5,) * 4999 + (1.0,) and path.positive
-    assert list(root.rollouts()) == [(5000, ("s",) * 4999 + ("R", "W"), 1, False)]
+    assert path.labels == (0.5,) * 1999 + (1.0,) and path.positive
+    assert list(root.rollouts()) == [(2000, ("s",) * 1999 + ("R", "W"), 1, False)]
     [path] = rollout_paths(root, 0.0)
-    # The one rollout was drawn after 5,000 steps; nothing is known of the prefixes before.
-    assert path.labels == (None,) * 4999 + (0.0, 0.0) and agrees(path, 0.0, 0.5) is False
+    # The one rollout was drawn after 2,000 steps; nothing is known of the prefixes before.
+    assert path.labels == (None,) * 1999 + (0.0, 0.0) and agrees(path, 0.0, 0.5) is False
 
 
 @pytest.mark.parametrize("labels_from, flags", [("edges", []), ("edges", ["--spelling", "step"]), ("rollouts", [])])
