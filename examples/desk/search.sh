@@ -4,7 +4,7 @@
 #
 #   bash examples/desk/search.sh      two hours on 2 CPU cores, after quickstart.sh; resumable
 #
-# Two policies (teachers that slip in 60 and in 30 % of their solutions), three PRMs (training seeds, from the trees of
+# Two policies (teachers that slip in 60 and in 30 % of their solutions), three PRMs (training seeds, from the rollouts of
 # the first policy), N = 4, 16, 64. search_study.py makes tables and figure of what is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
