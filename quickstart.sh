@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The desk-scale study, end to end, on a machine without a GPU: problems -> policy -> trees -> labels -> PRM -> Best-of-16.
+# The desk-scale study, end to end, on a machine without a GPU: problems -> policy -> rollouts -> labels -> PRM -> Best-of-16.
 #
 #   bash quickstart.sh                    10 to 30 minutes on 2 CPU cores, installation included
 #   DESK_SCALE=small bash quickstart.sh   a smaller study, about half as long
@@ -19,8 +19,8 @@ source examples/desk/common.sh
 SCALE=${DESK_SCALE:-full} SCRATCH=
 if [ "${DESK_FROM_SCRATCH:-0}" = 1 ]; then SCRATCH=_scratch; fi
 case $SCALE in
-  full) RUN=${DESK_RUN:-runs/desk$SCRATCH} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 ;;
-  small) RUN=${DESK_RUN:-runs/desk_small$SCRATCH} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=30 TEST=60 EPOCHS=2 ;;
+  full) RUN=${DESK_RUN:-runs/desk$SCRATCH} TRAIN=4000 SOLUTIONS=2 ANNOTATE=400 DEV=150 TEST=300 EPOCHS=4 SEARCHES=6 ;;
+  small) RUN=${DESK_RUN:-runs/desk_small$SCRATCH} TRAIN=1500 SOLUTIONS=1 ANNOTATE=120 DEV=30 TEST=60 EPOCHS=2 SEARCHES=3 ;;
   *) echo "error: DESK_SCALE=$SCALE: must be full or small" >&2; exit 2 ;;
 esac
 DATA=$RUN/data
@@ -30,7 +30,7 @@ with_policy() { # everything that needs the policy server, called back beside it
   stage "stage 2, recommended: 8 plain rollouts of every problem (30 s)" "$RUN/plain/trees.done" \
     make_trees "$DATA/annotate.json" "$RUN/plain" 8 0
   stage "stage 2, the paper's: tree search with real rollouts (2 minutes)" "$RUN/trees.done" \
-    make_trees "$DATA/annotate.json" "$RUN" 8 6
+    make_trees "$DATA/annotate.json" "$RUN" 8 $SEARCHES
   stage "stage 6: 16 candidates for every dev problem (20 s)" "$RUN/rollouts_dev.json" \
     make_rollouts "$DATA/dev.json" "$RUN/rollouts_dev.json"
   stage "stage 6: 16 candidates for every test problem (40 s)" "$RUN/rollouts_test.json" \
