@@ -71,14 +71,13 @@ def packing(args: Any) -> Result:
     """
     shape = "tiny" if args.tiny else "cpu"
     problem = paths(2, 0, shape)
-
-    def one_by_one(model: Any, pixels: Tensor) -> None:
-        released(model, problem, pixels)
-
-    def together(model: Any, pixels: Tensor) -> None:
-        one_row(model, problem, pixels)
-
-    return compared(shape, with_position_logits, one_by_one, together, len(problem))
+    return compared(
+        shape,
+        with_position_logits,
+        one_by_one=lambda model, pixels: released(model, problem, pixels),
+        together=lambda model, pixels: one_row(model, problem, pixels),
+        scale=len(problem),
+    )
 
 
 def rl(args: Any) -> Result:
@@ -87,21 +86,20 @@ def rl(args: Any) -> Result:
 
     shape = "tiny" if args.tiny else "cpu"
     prompt, answers = rl_step.prompt_and_answers(shape)
-
-    def one_by_one(model: Any, pixels: Tensor) -> None:
-        rl_step.released(model, prompt, answers, pixels)
-
-    def together(model: Any, pixels: Tensor) -> None:
-        rl_step.ours(model, prompt, answers, pixels)
-
-    return compared(shape, rl_step.with_drawn_logprobs, one_by_one, together, 1)
+    return compared(
+        shape,
+        rl_step.with_drawn_logprobs,
+        one_by_one=lambda model, pixels: rl_step.released(model, prompt, answers, pixels),
+        together=lambda model, pixels: rl_step.ours(model, prompt, answers, pixels),
+        scale=1,
+    )
 
 
 def compared(
     shape: str,
     prepare: Callable[[Any], Any],
-    one_by_one: Callable[[Any, Tensor], None],
-    together: Callable[[Any, Tensor], None],
+    one_by_one: Callable[[Any, Tensor], object],
+    together: Callable[[Any, Tensor], object],
     scale: int,
 ) -> Result:
     """Gradients of both ways, those of one_by_one over `scale`, in float32 and in bfloat16."""

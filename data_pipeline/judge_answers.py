@@ -24,8 +24,9 @@ from mm_prm import cli
 from mm_prm.answers import glance, normalise
 from mm_prm.files import read_jsonl, write_jsonl
 from mm_prm.journal import Journal
-from mm_prm.judge import Judge, Undecided, add_judge_flags, judge_from_flags
+from mm_prm.judge import Judge, Undecided, add_judge_flags, judge_from_flags, shortened
 from mm_prm.records import Problem, parse_records
+from mm_prm.servers import add_outage_flag
 from mm_prm.work import work_through
 
 VERDICTS = ("same", "different", "unsure")
@@ -124,13 +125,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for verdict in VERDICTS:
         chosen = [row for row in rows if row["verdict"] == verdict][:EXAMPLES]
         lines += [f"{verdict}, for example (reference | answer):"] if chosen else []
-        lines += [f"  {shown(row['reference'])} | {shown(row['answer'])}" for row in chosen]
+        for row in chosen:
+            lines.append("  " + " | ".join(shortened(str(row[side]), WIDTH) for side in ("reference", "answer")))
     return "\n".join(lines)
-
-
-def shown(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def parse_args() -> argparse.Namespace:
@@ -139,9 +136,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_file", type=Path, required=True, help="JSONL of pairs with verdicts")
     add_judge_flags(parser)
     parser.add_argument("--concurrency", type=cli.positive_int, default=64, help="pairs in flight at once")
-    parser.add_argument(
-        "--max_outage", type=cli.non_negative, default=600, help="seconds the judge may stay out of reach"
-    )
+    add_outage_flag(parser)
     return parser.parse_args()
 
 

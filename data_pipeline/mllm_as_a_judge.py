@@ -26,7 +26,7 @@ from mm_prm.journal import PARTIAL, Journal, remove_if_empty
 from mm_prm.judge import Undecided, judge_pool
 from mm_prm.prm_format import defuse
 from mm_prm.prompts import STEP_JUDGE_TEMPLATE
-from mm_prm.servers import ServerPool, image_part, parse_endpoints
+from mm_prm.servers import ServerPool, add_outage_flag, image_part, parse_endpoints
 from mm_prm.trees import Tree, each_tree, read_tree, write_tree
 from mm_prm.work import work_through
 
@@ -140,9 +140,7 @@ def main() -> None:
     parser.add_argument("--api_endpoint", type=parse_endpoints, required=True, help="base URL(s) of the judge's server")
     parser.add_argument("--judge_model", required=True, help="name of the multimodal model there")
     parser.add_argument("--concurrency", type=cli.positive_int, default=64, help="trees in flight at once")
-    parser.add_argument(
-        "--max_outage", type=cli.non_negative, default=600, help="seconds the server may stay out of reach"
-    )
+    add_outage_flag(parser)
     args = parser.parse_args()
     output = args.output_dir or args.input_dir
     files = [TreeFile(tree.id, path, output / path.name) for path, tree in each_tree(args.input_dir)]

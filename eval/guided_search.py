@@ -126,25 +126,17 @@ def run_row(args: argparse.Namespace, plan: Plan, client: PolicyClient, judge: J
 # ---------------------------------------------------------------- all problems
 
 
-class Clock:
-    """Seconds that a search has taken, those of interrupted runs included."""
-
-    def __init__(self, before: float):
-        self.before, self.started = before, time.monotonic()
-
-    def now(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-
 async def search_all(args: argparse.Namespace, todo: list[Problem], journal: Journal) -> None:
     client, judge, plan = policy_from_flags(args), judge_from_flags(args), plan_from_flags(args)
     prm = prm_from_flags(args)
     journal.begin(run_row(args, plan, client, judge, prm))
-    clock = Clock(max([0.0, *(row["clock"] for row in journal.rows if "clock" in row)]))
+    # Seconds that the search has taken, those of interrupted runs included
+    began = time.monotonic() - max([0.0, *(row["clock"] for row in journal.rows if "clock" in row)])
 
     async def one(problem: Problem) -> None:
         search = Search(client.for_problem(problem), prm, args.budget_tokens)
-        row = {"key": problem.key, "record": await searched(search, args, plan, judge), "clock": clock.now()}
+        record = await searched(search, args, plan, judge)
+        row = {"key": problem.key, "record": record, "clock": time.monotonic() - began}
         journal.append(row)
         journal.rows.append(row)
 

@@ -71,15 +71,10 @@ def whole_images(value: Any, folder: Path, name: str = "image_path") -> list[str
     try:
         images = [picture_path(image, folder) for image in image_list(value)]
         for image in images:
-            check_image(image)
+            look(image)  # decodes it, once
     except ValueError as error:
         raise ValueError(f"field {name!r}: {error}") from None
     return images
-
-
-def check_image(path: str) -> None:
-    """Decode an image, once, to know that it is whole. Raises ValueError that says what is wrong with it."""
-    look(path)
 
 
 def as_text(value: Any) -> Any:

@@ -281,8 +281,8 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def judge_pool(args: argparse.Namespace) -> ServerPool:
-    return ServerPool("judge", args.api_endpoint, args.max_outage, os.environ.get("OPENAI_API_KEY", "none"))
+def judge_pool(args: argparse.Namespace, what: str = "judge") -> ServerPool:
+    return ServerPool(what, args.api_endpoint, args.max_outage, os.environ.get("OPENAI_API_KEY", "none"))
 
 
 def judge_from_flags(args: argparse.Namespace) -> Judge:

@@ -13,7 +13,7 @@ from mm_prm import cli
 from mm_prm.prm_format import STEP_ENDS, STEP_FORMATS, defuse, parse_solution, read_step, render_steps
 from mm_prm.prompts import policy_prompt
 from mm_prm.records import Problem
-from mm_prm.servers import ServerPool, add_endpoint_flag, image_part
+from mm_prm.servers import ServerPool, add_endpoint_flag, add_outage_flag, image_part
 
 PREFIX_MODES = ("prompt", "prefill")
 # One tree draws 16 rollouts at a time, so 64 trees are about 1,000 sequences: what vLLM decodes at once on a large GPU.
@@ -176,16 +176,16 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         type=cli.positive_int,
         help=f"problems in flight at once (default: {IN_FLIGHT} for each endpoint)",
     )
-    parser.add_argument(
-        "--max_outage", type=cli.non_negative, default=600, help="seconds a server may stay out of reach"
-    )
+    add_outage_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="decides the policy's draws")
+
+
+def policy_pool(args: argparse.Namespace) -> ServerPool:
+    return ServerPool("policy", args.policy_endpoint, args.max_outage, os.environ.get("POLICY_API_KEY", "none"))
 
 
 def policy_from_flags(args: argparse.Namespace) -> PolicyClient:
     """The client; args.concurrency is set to its default when the flag was not given."""
     args.concurrency = args.concurrency or IN_FLIGHT * len(args.policy_endpoint)
     sampling = Sampling(**{name: getattr(args, name) for name in Sampling.__dataclass_fields__})
-    key = os.environ.get("POLICY_API_KEY", "none")
-    pool = ServerPool("policy", args.policy_endpoint, args.max_outage, key)
-    return PolicyClient(pool, args.model, sampling, Dialect(args.prefix_mode, args.step_format), args.seed)
+    return PolicyClient(policy_pool(args), args.model, sampling, Dialect(args.prefix_mode, args.step_format), args.seed)

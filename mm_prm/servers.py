@@ -17,7 +17,7 @@ from typing import Any
 import openai
 from tqdm import tqdm
 
-from mm_prm.cli import Fault
+from mm_prm.cli import Fault, non_negative
 from mm_prm.pictures import picture_bytes
 
 PROBE_PAUSE = 30  # seconds between two tries of a dead server while others live
@@ -98,8 +98,17 @@ class ServerPool:
         return (untried or ring)[0]
 
     def checked(self, reply: Any, n: int) -> dict[str, Any]:
-        """The reply if it is one to this kind of request. Raises Garbled."""
-        return checked(reply, n)
+        """The reply if it holds n choices with text (or null) each. Raises Garbled."""
+        choices = reply.get("choices") if isinstance(reply, dict) else None
+        if not isinstance(choices, list):
+            raise Garbled(f"asked for {n} choices, the reply holds no chat completion")
+        if len(choices) != n:
+            raise WrongCount(f"asked for {n} choices, the reply holds {len(choices)}")
+        for choice in choices:
+            message = choice.get("message") if isinstance(choice, dict) else None
+            if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
+                raise Garbled("a choice of the reply holds no text")
+        return reply
 
     async def reply(self, server: Server, request: dict[str, Any]) -> Any:
         """The server's answer. What a slow server has half drawn is not thrown away while the server lives."""
@@ -169,20 +178,6 @@ def readable(message: str) -> str:
     return _PICTURE.sub("(picture)", " ".join(message.split()))[:400]
 
 
-def checked(reply: Any, n: int) -> dict[str, Any]:
-    """The reply if it holds n choices with text (or null) each. Raises Garbled."""
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list):
-        raise Garbled(f"asked for {n} choices, the reply holds no chat completion")
-    if len(choices) != n:
-        raise WrongCount(f"asked for {n} choices, the reply holds {len(choices)}")
-    for choice in choices:
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
-            raise Garbled("a choice of the reply holds no text")
-    return reply
-
-
 def parse_endpoints(text: str) -> list[str]:
     """argparse type: `URL[,URL]` as base URLs ending in /v1."""
     urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]
@@ -202,6 +197,12 @@ def add_endpoint_flag(parser: argparse.ArgumentParser) -> None:
         default=endpoint or None,
         type=parse_endpoints,
         help="base URL(s) of servers of the policy, comma-separated; default: POLICY_ENDPOINT",
+    )
+
+
+def add_outage_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max_outage", type=non_negative, default=600, help="seconds that a server may stay out of reach"
     )
 
 

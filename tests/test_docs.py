@@ -40,7 +40,8 @@ SHARED = {  # functions that add flags to a parser, and where they are
         ("add_data_flags", "eval/benchmarks.py"),
         ("add_dataset_flags", "mm_prm/dataset_files.py"),
         ("add_prm_flags", "eval/guided/prms.py"),
-        ("add_endpoint_flag", "mm_prm/servers.py"),  # last: others call it
+        ("add_endpoint_flag", "mm_prm/servers.py"),  # these last: others call them
+        ("add_outage_flag", "mm_prm/servers.py"),
     )
 }
 

@@ -46,7 +46,7 @@ def run_main(monkeypatch, *flags):
 
 
 def test_a_score_belongs_to_the_exact_steps_before():
-    data = tree_data(Tree("p1", "q", "R", [], example()), None, score_tables([SCORED])["p1"])
+    data = tree_data(Tree("p1", "q", "R", [], example()), score_tables([SCORED])["p1"])
     assert data["texts"] == ["A", "B", "R", "D", "W", "C"]
     assert [(node["up"], node["steps"], node["prm"], node["mc"]) for node in data["nodes"]] == [
         (-1, [], [], 0.5),
@@ -64,7 +64,7 @@ def test_a_score_belongs_to_the_exact_steps_before():
 def test_undecided_rollouts_are_shown_and_scored_with_the_others(tmp_path, monkeypatch):
     root = example()
     root.undecided, root.undecided_rollouts, root.undecided_counts = 3, [["A", "U"], ["U"]], [2, 1]
-    data = tree_data(Tree("p1", "q", "R", [], root), None, {})
+    data = tree_data(Tree("p1", "q", "R", [], root), {})
     assert [(row[2], row[3]) for row in data["nodes"][0]["rollouts"]] == [(2, True), (2, False), (2, None), (1, None)]
     assert [node["undecided"] for node in data["nodes"]] == [3, 0, 0, 0, 0]
     assert (data["nodes"][0]["right"], data["nodes"][0]["drawn"]) == (2, 4)

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm_prm import cli
-from mm_prm.fields import check_image, image_list, image_value, is_number
+from mm_prm.fields import image_list, image_value, is_number
 from mm_prm.files import write_json
+from mm_prm.pictures import look
 from mm_prm.prm_format import process_text
 from mm_prm.records import parse_path, parse_records, placed_question, say_lost
 from mm_prm.tables import ANSWER, Row, Table, cell, local_tables, picture_file
@@ -186,7 +187,7 @@ def picture(value: Any, root: Path, image_dir: Path) -> str:
     data = value.get("bytes") if isinstance(value, dict) else value
     name = hashlib.md5(data).hexdigest() if isinstance(data, bytes) else "picture"
     path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
-    check_image(str(path))
+    look(str(path))
     return str(path)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -29,12 +28,12 @@ from mm_prm.dataset_files import add_dataset_flags, dataset_row, write_dataset
 from mm_prm.fields import image_value
 from mm_prm.files import read_json_list, read_jsonl, write_json
 from mm_prm.journal import Journal
-from mm_prm.judge import JUDGES, MAX_TOKENS, Judge, Undecided
+from mm_prm.judge import JUDGES, MAX_TOKENS, Judge, Undecided, judge_pool
 from mm_prm.policy import read_choice
 from mm_prm.prm_format import defuse, parse_solution, render_solution
 from mm_prm.prompts import RESTRUCTURE_TEMPLATE, policy_prompt
 from mm_prm.records import Problem, parse_problem, parse_records
-from mm_prm.servers import Refused, ServerPool, parse_endpoints
+from mm_prm.servers import Refused, add_outage_flag, parse_endpoints
 from mm_prm.work import work_through
 
 TAGGED = re.compile(r"<step>.*?<answer>.*?</answer>", re.DOTALL)
@@ -59,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=cli.positive_int, default=4096, help="longest rewriting in tokens")
     parser.add_argument("--temperature", type=cli.non_negative, default=0.7, help="sampling temperature")
     parser.add_argument("--concurrency", type=cli.positive_int, default=256, help="solutions in flight at once")
-    parser.add_argument("--max_outage", type=cli.non_negative, default=600, help="seconds it may stay out of reach")
+    add_outage_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="decides the LLM's draws")
     return parser.parse_args()
 
@@ -118,8 +117,7 @@ class Restructuring:
 
     def __init__(self, args: argparse.Namespace, journal: Journal):
         self.args, self.journal, self.requests = args, journal, 0
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        self.pool = ServerPool("LLM", args.api_endpoint, args.max_outage, key)
+        self.pool = judge_pool(args, "LLM")
         llm = None if args.judge == "rule" else self.pool
         self.judge = Judge(args.judge, llm, args.model, args.judge_max_tokens)
         self.judge.advice = "an LLM judge would decide (--judge rule+llm)"

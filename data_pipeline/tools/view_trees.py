@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -46,8 +45,8 @@ def score_tables(scored: list[dict[str, Any]]) -> dict[str, Table]:
     return tables
 
 
-def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
-    """What the page shows of a tree, its nodes depth first. Relative image paths belong to `folder`.
+def tree_data(tree: Tree, table: Table) -> dict[str, Any]:
+    """What the page shows of a tree, its nodes depth first.
 
     A step is its number in `texts`, `up` the parent's number, a rollout [steps, scores, how often it came, is it
     right?], the last null where it is undecided.
@@ -73,14 +72,13 @@ def tree_data(tree: Tree, folder: Path, table: Table) -> dict[str, Any]:
         counts = {"mc": node.mc_value, "right": node.num_correct, "drawn": node.num_rollouts, "judge": node.judge_value}
         nodes.append(state | counts | {"undecided": node.undecided})
     head = {"question": tree.question, "answer": tree.answer, "search": tree.search, "texts": list(numbers)}
-    return head | {"nodes": nodes, "images": [data_uri(folder / image, MAX_SIDE) for image in tree.images]}
+    return head | {"nodes": nodes, "images": [data_uri(image, MAX_SIDE) for image in tree.images]}
 
 
-def rollouts_record(tree: Tree, folder: Path) -> dict[str, Any]:
+def rollouts_record(tree: Tree) -> dict[str, Any]:
     """All distinct rollouts of a tree, from the first step on, as the candidates of its problem."""
     found = {steps: verdict for _, steps, _, verdict in tree.root.rollouts()}
-    images = [os.path.abspath(folder / image) for image in tree.images]
-    record = {"id": tree.id, "question": tree.question, "image_path": images, "answer": tree.answer}
+    record = {"id": tree.id, "question": tree.question, "image_path": tree.images, "answer": tree.answer}
     return record | {"solutions_splits": list(found), **outcome_fields(found.values())}
 
 
@@ -109,7 +107,7 @@ def main() -> None:
     rows, packed, bad, scored = [], [], [], 0
     for path, tree in tqdm(trees, unit="tree", mininterval=1):
         try:
-            data = tree_data(tree, args.input_dir, tables.get(tree.id, {}))
+            data = tree_data(tree, tables.get(tree.id, {}))
             packed.append(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0))
             rows.append({"id": tree.id, "mc": tree.root.mc_value, "states": len(data["nodes"])})
             scored += sum(score is not None for node in data["nodes"] for score in node["prm"])
@@ -119,7 +117,7 @@ def main() -> None:
         unfit = f"{args.scores}: no score fits these trees (other problems or steps): score --write_rollouts's file"
         raise cli.BadInput(*bad or [unfit])
     if args.write_rollouts:
-        write_json(args.write_rollouts, [rollouts_record(tree, args.input_dir) for _, tree in trees])
+        write_json(args.write_rollouts, [rollouts_record(tree) for _, tree in trees])
     write_atomic(args.output_file, page({"prm": args.scores and args.scores.name, "trees": rows}, packed))
     states = sum(row["states"] for row in rows)
     print(f"{args.output_file}: {len(rows)} trees, {states} states, a score at {scored} of their steps")

@@ -13,9 +13,8 @@ from fractions import Fraction
 
 from mm_prm.answers.choices import choice_verdict, chosen
 from mm_prm.answers.compare import compare
-from mm_prm.answers.formulas import Unread
 from mm_prm.answers.quantities import Value
-from mm_prm.answers.readings import Clock, Reading, Words, alternatives, read
+from mm_prm.answers.readings import Clock, Words, alternatives, read_or_none
 from mm_prm.answers.sentences import stated
 from mm_prm.answers.text import normalise
 from mm_prm.answers.values import Glance, Verdict
@@ -63,7 +62,7 @@ def _no_choices(reference: str, answer: str) -> Glance:
     wanted, given = alternatives(reference), alternatives(answer)
     if len(wanted) > 1 or len(given) > 1:
         return _alternatives([[_no_choices(one, other) for one in wanted] for other in given])
-    left, right = _read(reference), _read(answer)
+    left, right = read_or_none(reference), read_or_none(answer)
     if (not right or isinstance(right, Words)) and not answer.endswith("!") and (lead := _LEAD_IN.match(answer)):
         return _no_choices(reference, answer[lead.end() :])
     if isinstance(left, (Value, Clock)) and (not right or isinstance(right, Words)) and (told := stated(answer)):
@@ -78,13 +77,6 @@ def _alternatives(verdicts: list[list[Glance]]) -> Glance:
     if all("same" in row for row in verdicts):
         return "same"
     return "different" if any(set(row) == {"different"} for row in verdicts) else "unsure"
-
-
-def _read(text: str) -> Reading | None:
-    try:
-        return read(text)
-    except (Unread, RecursionError):
-        return None
 
 
 def _for_algebra(reference: str, answer: str) -> bool:
@@ -139,7 +131,7 @@ def canonical(answers: Sequence[str | None], reference: str | None = None) -> li
 
 
 def _plain_number(text: str) -> Fraction | None:
-    reading = _read(text)
+    reading = read_or_none(text)
     plain = isinstance(reading, Value) and reading.node[0] == "num" and reading.unit is None
     return reading.node[1] if plain and isinstance(reading, Value) else None
 

@@ -157,16 +157,13 @@ def _other_lengths(left: Several, right: Several) -> Verdict:
 def _matched(left: list[Reading], right: list[Reading]) -> Verdict:
     """Is one list the other in some order? Equality is transitive, so the first partner is as good as any."""
     rest = list(right)
-    certain = True
     for one in left:
         seen = [compare(one, other) for other in rest]
         if "same" in seen:
             rest.pop(seen.index("same"))
-            continue
-        if all(verdict == "different" for verdict in (compare(one, other) for other in right)):
+        elif all(verdict == "different" for verdict in (compare(one, other) for other in right)):
             return "different"
-        certain = False
-    return "same" if not rest else "unsure" if not certain or rest else "different"
+    return "unsure" if rest else "same"
 
 
 def _record(several: Several) -> bool:

@@ -166,6 +166,13 @@ def _inside(text: str) -> str:
 # ---------------------------------------------------------------- readings, from the whole text down to one value
 
 
+def read_or_none(text: str) -> Reading | None:
+    try:
+        return read(text)
+    except (Unread, RecursionError):
+        return None
+
+
 @lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
     """Everything that a normalised answer says. Raises Unread when some of it was not understood."""

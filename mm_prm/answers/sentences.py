@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from mm_prm.answers.compare import compare
-from mm_prm.answers.formulas import Unread
 from mm_prm.answers.quantities import NUMBER_WORD
-from mm_prm.answers.readings import Reading, read
+from mm_prm.answers.readings import Reading, read_or_none
 from mm_prm.answers.text import words
 from mm_prm.answers.units import BLOCKING, leading_unit
 
@@ -90,11 +89,4 @@ def _with_its_unit(number: str, before: str, behind: str) -> Reading | None:
     rest = text[end:]
     if BLOCKING.search(_BEHIND_PREPOSITIONS.sub(" ", rest)) or not _PROSE.fullmatch(before + " " + rest):
         return None
-    return _read(f"{number}{behind[: len(behind) - len(rest)]}".strip(" .,"))
-
-
-def _read(text: str) -> Reading | None:
-    try:
-        return read(text)
-    except (Unread, RecursionError):
-        return None
+    return read_or_none(f"{number}{behind[: len(behind) - len(rest)]}".strip(" .,"))

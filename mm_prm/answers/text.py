@@ -5,97 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+
+def words(text: str) -> list[str]:
+    """A list of words that is written as one text."""
+    return text.split()
+
+
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_COMMANDS = """×:times ·:cdot ⋅:cdot ÷:div ∞:infty ∪:cup ∩:cap ∅:emptyset π:pi ≤:le ⩽:le ≥:ge ⩾:ge ≠:ne ≈:approx ∈:in
+    ±:pm ∓:mp ∠:angle △:triangle ∥:parallel ⊥:perp ∼:sim →:to ↔:leftrightarrow ⇒:Rightarrow ≅:cong …:ldots
+    ⊂:subset ⊆:subseteq α:alpha β:beta γ:gamma θ:theta λ:lambda ω:omega φ:phi"""
 _SYMBOLS = str.maketrans(
-    {"\u3000": " ", "\u00a0": " ", "、": ",", "。": ". ", "−": "-", "–": "-", "∶": ":", "×": r"\times ", "·": r"\cdot "}
-    | {"⋅": r"\cdot ", "÷": r"\div ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "π": r"\pi "}
-    | {
-        "≤": r"\le ",
-        "⩽": r"\le ",
-        "≥": r"\ge ",
-        "⩾": r"\ge ",
-        "≠": r"\ne ",
-        "≈": r"\approx ",
-        "∈": r"\in ",
-        "±": r"\pm ",
-    }
-    | {
-        "∓": r"\mp ",
-        "°": r"^\circ ",
-        "∠": r"\angle ",
-        "△": r"\triangle ",
-        "∥": r"\parallel ",
-        "⊥": r"\perp ",
-        "∼": r"\sim ",
-    }
-    | {
-        "→": r"\to ",
-        "↔": r"\leftrightarrow ",
-        "⇒": r"\Rightarrow ",
-        "≅": r"\cong ",
-        "ℝ": r"\mathbb{R}",
-        "…": r"\ldots ",
-    }
+    {sign: rf"\{command} " for sign, command in (pair.split(":") for pair in words(_COMMANDS))}
+    | {"\u3000": " ", "\u00a0": " ", "、": ",", "。": ". ", "−": "-", "–": "-", "∶": ":", "✓": " ", "￥": "¥"}
+    | {"′": "'", "″": "''", "’": "'", "“": '"', "”": '"', "°": r"^\circ ", "℃": r"^\circ C", "ℝ": r"\mathbb{R}"}
     | {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"}
-    | {
-        "℃": r"^\circ C",
-        "￥": "¥",
-        "′": "'",
-        "″": "''",
-        "’": "'",
-        "“": '"',
-        "”": '"',
-        "⊂": r"\subset ",
-        "⊆": r"\subseteq ",
-        "✓": " ",
-    }
-    | {
-        "α": r"\alpha ",
-        "β": r"\beta ",
-        "γ": r"\gamma ",
-        "θ": r"\theta ",
-        "λ": r"\lambda ",
-        "ω": r"\omega ",
-        "φ": r"\phi ",
-    }
     | {chr(0x2460 + number): f"({number + 1})" for number in range(20)}  # ① is (1)
 )
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉", "0123456789+-n0123456789")
+_OTHER_NAMES = """frac:dfrac,tfrac,cfrac binom:dbinom,tbinom le:leq,leqslant,leqq ge:geq,geqslant,geqq ne:neq
+    vec:overrightarrow,vec to:rightarrow,longrightarrow leftrightarrow:leftrightarrow emptyset:varnothing phi:varphi
+    angle:ang"""
 # Commands that are spelt in several ways, or that say only how the text looks
 _SPELLINGS = {
-    **dict.fromkeys(
-        ["left", "right", "displaystyle", "limits", "nolimits", "big", "Big", "bigl", "bigr", "rm", "bf"], ""
-    ),
-    **dict.fromkeys(["quad", "qquad", "thinspace", "enspace"], " "),
-    **dict.fromkeys(["dfrac", "tfrac", "cfrac"], r"\frac "),
-    **dict.fromkeys(["dbinom", "tbinom"], r"\binom "),
-    **dict.fromkeys(["leq", "leqslant", "leqq"], r"\le "),
-    **dict.fromkeys(["geq", "geqslant", "geqq"], r"\ge "),
-    **dict.fromkeys(["overrightarrow", "vec"], r"\vec "),
-    **dict.fromkeys(["rightarrow", "longrightarrow"], r"\to "),
-    **dict.fromkeys(["degree", "degrees"], r"^\circ "),
-    **dict.fromkeys(["lbrace"], r"\{"),
-    **dict.fromkeys(["rbrace"], r"\}"),
-    **dict.fromkeys(["varnothing"], r"\emptyset "),
     **{
-        "lt": "<",
-        "gt": ">",
-        "neq": r"\ne ",
-        "vert": "|",
-        "lvert": "|",
-        "rvert": "|",
-        "mid": "|",
-        "colon": ":",
-        "ast": "*",
+        other: rf"\{name} "
+        for name, others in (pair.split(":") for pair in words(_OTHER_NAMES))
+        for other in others.split(",")
     },
-    **{
-        "ldots": "...",
-        "dots": "...",
-        "cdots": "...",
-        "varphi": r"\phi ",
-        "ang": r"\angle ",
-        "leftrightarrow": r"\leftrightarrow ",
-    },
+    **dict.fromkeys(words("left right displaystyle limits nolimits big Big bigl bigr rm bf"), ""),
+    **dict.fromkeys(words("quad qquad thinspace enspace"), " "),
+    **dict.fromkeys(words("vert lvert rvert mid"), "|"),
+    **dict.fromkeys(words("ldots dots cdots"), "..."),
+    **dict.fromkeys(words("degree degrees"), r"^\circ "),
+    **{"lbrace": r"\{", "rbrace": r"\}", "lt": "<", "gt": ">", "colon": ":", "ast": "*"},
 }
 _COMMAND = re.compile(r"\\([a-zA-Z]+)(?: +(?=[\\{]))?")
 _FACES = (
@@ -110,11 +53,6 @@ _UNIT_IN_BRACES = re.compile(
 )
 _BEFORE_BRACE = re.compile(r"(\\[a-zA-Z]+) +(?=[{\\])")
 _OPEN, _CLOSE = "([{", ")]}"
-
-
-def words(text: str) -> list[str]:
-    """A list of words that is written as one text."""
-    return text.split()
 
 
 def boxes(text: str) -> list[str]:

@@ -34,11 +34,6 @@ def others(rewards: Tensor) -> Tensor:
     return ((~rewards.isnan()).sum(dim=1, keepdim=True) - 1).clamp(min=1)
 
 
-def equal(rewards: Tensor) -> Tensor:
-    """R - mean (CPGD with equal weights)."""
-    return centred(rewards)
-
-
 def std(rewards: Tensor) -> Tensor:
     """(R - mean) / (std + 1e-9), std with n - 1 in the denominator, as the released code has it (GRPO, CPGD)."""
     differences = centred(rewards)
@@ -69,7 +64,7 @@ def rloo(rewards: Tensor) -> Tensor:
 
 ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "std": std,
-    "equal": equal,
+    "equal": centred,  # CPGD with equal weights
     "filter": filtered,
     "rloo": rloo,
     "whitened": whitened,

@@ -13,7 +13,7 @@ from internvl.rl.rewards import PRM_MODES, Weights
 from mm_prm import cli
 from mm_prm.judge import add_judge_flags
 from mm_prm.prm_format import STEP_FORMATS
-from mm_prm.servers import add_endpoint_flag
+from mm_prm.servers import add_endpoint_flag, add_outage_flag
 
 # Largest |log-probability served - trained| in a step. In float32 the two agree to some 1e-6; in bfloat16 two kernels
 # may differ in every digit of an unlikely token, so only gross faults can be told.
@@ -106,9 +106,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--step_format", choices=STEP_FORMATS, default="tags", help="how the policy is asked to answer")
     parser.add_argument("--seed", type=int, default=0, help="decides the order of the problems and the draws")
-    parser.add_argument(
-        "--max_outage", type=cli.non_negative, default=600, help="seconds a server may stay out of reach"
-    )
+    add_outage_flag(parser)
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:

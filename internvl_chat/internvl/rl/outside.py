@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +14,8 @@ from internvl.rl.rewards import in_format
 from internvl.rl.sync import Replicas
 from mm_prm.journal import Journal
 from mm_prm.judge import judge_from_flags
-from mm_prm.policy import Dialect, PolicyClient, Sampling
+from mm_prm.policy import Dialect, PolicyClient, Sampling, policy_pool
 from mm_prm.records import Problem
-from mm_prm.servers import ServerPool
 
 EVAL_DRAW = -1  # a draw of its own: held-out problems get the same seeds at every evaluation
 OFFLINE_ROLLOUTS = 8  # MM-Eureka: answers by which a problem is dropped before training
@@ -29,8 +27,7 @@ class Outside:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.loop = args, asyncio.new_event_loop()
-        key = os.environ.get("POLICY_API_KEY", "none")
-        pool = ServerPool("policy", args.policy_endpoint, args.max_outage, key)
+        pool = policy_pool(args)
         sampling = Sampling(
             args.temperature, top_p=1, top_k=-1, repetition_penalty=1, max_new_tokens=args.max_new_tokens
         )
@@ -70,22 +67,15 @@ class Outside:
         journal at `path`, for a run that is stopped meanwhile."""
         with Journal(path) as journal:
             known = {row["key"]: row["accuracy"] for row in journal.rows}
+            at_once = asyncio.Semaphore(self.args.prompts)
 
             async def one(problem: Problem) -> None:
-                group = await self.drawer.group(problem, OFFLINE_ROLLOUTS, EVAL_DRAW)
+                async with at_once:
+                    group = await self.drawer.group(problem, OFFLINE_ROLLOUTS, EVAL_DRAW)
                 known[problem.key] = group.accuracy() if group else None
                 journal.append({"key": problem.key, "accuracy": known[problem.key]})
 
-            async def all_missing() -> None:
-                at_once = asyncio.Semaphore(self.args.prompts)
-
-                async def limited(problem: Problem) -> None:
-                    async with at_once:
-                        await one(problem)
-
-                await all_of(limited(problem) for problem in problems if problem.key not in known)
-
-            self.wait(all_missing())
+            self.wait(all_of(one(problem) for problem in problems if problem.key not in known))
         return [problem for problem in problems if 0 < (known[problem.key] or 0) < 1]
 
     def close(self) -> None:
