@@ -16,6 +16,7 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.files import read_json, write_atomic, write_json
+from mm_prm.statistics import markdown_table
 
 
 def machine() -> str:
@@ -37,8 +38,7 @@ def shown(value: Any) -> str:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table; the columns are the fields of all rows, in order of appearance."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    return lines + [f"| {' | '.join(shown(row.get(name)) for name in names)} |" for row in rows]
+    return markdown_table(names, ([shown(row.get(name)) for name in names] for row in rows))
 
 
 def tables(result: Any) -> list[str]:

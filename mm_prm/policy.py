@@ -108,10 +108,27 @@ class ProblemPolicy:
         one_step: stop at the end of the next step; written: the prefix as the policy wrote it; used: its tokens, of
         max_new_tokens.
         """
-        client, sampling = self.client, self.client.sampling
-        step_format, messages = client.dialect.step_format, self.messages(prefix, written)
+        step_format, messages = self.client.dialect.step_format, self.messages(prefix, written)
         prefill = messages[-1]["role"] == "assistant"
-        reply = await client.pool.complete(
+        reply = await self.ask(
+            messages,
+            n,
+            used,
+            logprobs=logprobs,
+            **({"continue_final_message": True, "add_generation_prompt": False} if prefill else {}),
+            **({"stop": [STEP_ENDS[step_format]], "include_stop_str_in_output": True} if one_step else {}),
+        )
+        rollouts = [read_choice(choice, step_format) for choice in reply["choices"]]
+        tokens = (reply.get("usage") or {}).get("completion_tokens") or 0
+        self.tokens += tokens
+        self.client.tokens += tokens
+        self.client.rollouts += len(rollouts)
+        return rollouts
+
+    async def ask(self, messages: list[dict[str, Any]], n: int, used: int = 0, **more: Any) -> dict[str, Any]:
+        """The server's reply, of n choices; more: of the request."""
+        client, sampling = self.client, self.client.sampling
+        return await client.pool.complete(
             self.home,
             model=client.model,
             messages=messages,
@@ -122,16 +139,8 @@ class ProblemPolicy:
             repetition_penalty=sampling.repetition_penalty,
             max_tokens=max(sampling.max_new_tokens - used, 1),
             seed=self.next_seed(),
-            logprobs=logprobs,
-            **({"continue_final_message": True, "add_generation_prompt": False} if prefill else {}),
-            **({"stop": [STEP_ENDS[step_format]], "include_stop_str_in_output": True} if one_step else {}),
+            **more,
         )
-        rollouts = [read_choice(choice, step_format) for choice in reply["choices"]]
-        tokens = (reply.get("usage") or {}).get("completion_tokens") or 0
-        self.tokens += tokens
-        client.tokens += tokens
-        client.rollouts += len(rollouts)
-        return rollouts
 
 
 def read_choice(choice: dict[str, Any], step_format: str) -> Rollout:

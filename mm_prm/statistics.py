@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,6 +62,15 @@ def in_percent(value: float, draws: np.ndarray, sign: str = "", percent: float =
     """`51.3 [45.7, 57.0]`; sign "+" also for numbers above 0."""
     low, high = interval(draws, percent)
     return f"{100 * value:{sign}.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def two_way(values: np.ndarray, sign: str = "", percent: float = 95) -> str:
+    """Mean and interval over seeds and problems. values: [seeds, problems]."""
+    return in_percent(values.mean(), two_way_means(values), sign, percent)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:

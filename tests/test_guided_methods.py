@@ -213,6 +213,8 @@ def test_where_a_rival_is_cut():
     candidate = Candidate("abc", ("a", "b", "c"), "c", True, -3.0, 30)
     assert cut_before(candidate, 1) == Candidate("", ("a",), None, False, None, 10)
     assert cut_before(candidate, 0) == ROOT
+    uneven = Candidate("", ("a" * 90, "b" * 9, "c"), "c", True, -3.0, 30)
+    assert cut_before(uneven, 1).tokens == 27 and cut_before(uneven, 2).tokens == 30  # rounded up
 
 
 def test_small_things():

@@ -135,6 +135,55 @@ def test_a_fault_in_a_pass_is_told_and_leaves_nothing_half_read(prm_folder, tmp_
     assert len(asyncio.run(growing.score(reading, [("a", "b")]))[0]) == 2
 
 
+def test_many_that_wait_together_stay_within_the_memory(prm_folder, tmp_path):
+    growing = GrowingPrm(Prm.load(str(prm_folder), dtype="float32"), limit=80)
+    readings = [growing.open(make_problem(tmp_path, number), Accounts()) for number in range(5)]
+    most, take = [0], growing.memory.take
+
+    def noted(count):
+        places = take(count)
+        most.append(growing.memory.count)
+        return places
+
+    growing.memory.take = noted
+
+    async def all_at_once():
+        return await asyncio.gather(*(growing.score(reading, [("a",), ("b", "c")]) for reading in readings))
+
+    scores = asyncio.run(all_at_once())
+    assert [[len(steps) for steps in found] for found in scores] == [[1, 2]] * 5
+    size = readings[0].accounts.prm_tokens
+    assert size > 40 and max(most) <= 80 + size  # one problem may be too many, not all of them
+
+
+def test_a_pass_that_was_too_large_costs_nothing_and_is_forgotten(prm_folder, tmp_path):
+    growing = GrowingPrm(Prm.load(str(prm_folder), dtype="float32"), 10**6)
+    growing.memory = memory = Memory(50)  # grows by what is missing
+    kept, *others = (growing.open(make_problem(tmp_path, number), Accounts()) for number in range(1, 7))
+    before, extend = asyncio.run(growing.score(kept, [("a",)])), memory.extend
+
+    def small_device(layer, key, value):
+        if len(memory.used) > 250:
+            raise MemoryError
+        return extend(layer, key, value)
+
+    memory.extend = small_device
+
+    async def at_once(readings):
+        return await asyncio.gather(*(growing.score(reading, [("a",)]) for reading in readings), return_exceptions=True)
+
+    assert asyncio.run(at_once(others[:3])) == asyncio.run(at_once(others[:3]))
+    found = asyncio.run(at_once(others[3:]))  # more than there is room for, together and apart
+    assert any(isinstance(one, Fault) for one in found)
+    cost = kept.accounts
+    assert asyncio.run(growing.score(kept, [("a",)])) == before and kept.accounts == cost
+    for reading in others[:3]:
+        assert (reading.accounts.pictures, reading.accounts.prm_tokens) == (1, cost.prm_tokens)
+        growing.drop(reading)
+    assert [len(steps) for [steps] in asyncio.run(at_once(others[3:]))] == [1, 1]
+    assert [reading.accounts.pictures for reading in others[3:]] == [1, 1]
+
+
 def test_a_request_that_was_cancelled_is_not_read(prm_folder, tmp_path):
     growing = GrowingPrm(Prm.load(str(prm_folder), dtype="float32"), 10**6)
     one, other = (growing.open(make_problem(tmp_path, number), Accounts()) for number in (1, 2))

@@ -558,6 +558,7 @@ def test_filters_before_and_while_training(desk, processor, seeds, tmp_path):
         (("--prompts", 5), "--prompts 5: not a multiple of --updates_per_rollout 2 x 1 processes"),
         (("--prm_mode", "drop"), "--prm_mode drop needs --prm"),
         (("--prm", "x"), "--prm needs a --prm_mode"),
+        (("--prm", "x", "--prm_mode", "min", "--accuracy_weight", 0), "--accuracy_weight 0: a PRM's scores alone"),
         (("--rollouts", 1), "--rollouts must be at least 2"),
         (("--bf16", "True"), "--bf16 True needs --deepspeed"),
         (("--freeze_mlp", "yes"), "must be True or False, got yes"),

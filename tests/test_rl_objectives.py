@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from internvl.rl.advantages import ADVANTAGES, advantages
-from internvl.rl.objectives import ALGORITHMS, Algorithm, reduce, token_loss
+from internvl.rl.objectives import ALGORITHMS, Algorithm, held, reduce, token_loss
 
 # Ratios of six tokens: those of the first answer have the advantage 2, those of the second -1.
 RATIOS = torch.tensor([[0.5, 1.0, 1.5], [0.5, 1.5, 4.0]])
@@ -137,6 +137,30 @@ def test_equal_rewards_are_no_advantage_whatever_rounding_does():
         assert torch.equal(advantages(name, same), torch.zeros(2, 8))
     assert torch.equal(advantages("whitened", same[:1]), torch.zeros(1, 8))
     assert torch.equal(advantages("rloo", same), torch.zeros(2, 8))
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):  # the mean of the batch is not 0 exactly
+        mixed = torch.cat([torch.rand(3, 8, generator=draw), same[:1]])
+        assert torch.equal(advantages("rloo", mixed)[3], torch.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cpgd", [[False, False, True, True], [True, False, False, False], [False] * 4]),
+        ("grpo", [[False, False, True, True], [True, False, False, False], [False] * 4]),
+        ("grpo_dual_clip", [[False, False, True, True], [True, False, False, True], [False] * 4]),
+        ("pgd", [[False] * 4] * 3),
+        ("pg", [[False] * 4] * 3),
+    ],
+)
+def test_tokens_that_the_clip_holds_have_no_gradient(name, expected):
+    ratios = torch.tensor([0.7, 1.1, 1.3, 3.1]).expand(3, 4)
+    row = torch.tensor([1.0, -1.0, 0.0])
+    found = held(name, ratios.log(), row)
+    assert found.tolist() == expected
+    logprobs = ratios.log().clone().requires_grad_()
+    token_loss(name, logprobs, torch.zeros(3, 4), row, drift_coef=0.0).sum().backward()
+    assert torch.equal(found, (logprobs.grad == 0) & (row != 0)[:, None])
 
 
 def test_filter_weighs_the_prompts_whose_answers_differ():

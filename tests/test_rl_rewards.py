@@ -5,13 +5,15 @@ import math
 
 import pytest
 from internvl.rl.batch import Batch, Stream, fill, summary, weigh
-from internvl.rl.draw import Answer, Group
+from internvl.rl.draw import Answer, Group, verdict
 from internvl.rl.page import samples_page
 from internvl.rl.rewards import PRM_MODES, Weights, in_format, largest_fall, reward
 
 from mm_prm.cli import Fault
+from mm_prm.judge import Undecided
 from mm_prm.prm_format import parse_solution, render_steps
 from mm_prm.records import Problem
+from mm_prm.servers import Refused
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,8 @@ from mm_prm.records import Problem
         ("tags", "<step>a</step><answer>1</answer><answer>1</answer>", False),
         ("tags", "<step>a<step>b</step></step><answer>1</answer>", False),
         ("tags", "<step>a</step><answer> </answer>", False),
+        ("tags", "<step> </step><step>a</step><answer>1</answer>", False),
+        ("tags", "<step>< 3</step><answer>1</answer>", True),
         ("tags", "<step>a</step><answer>1", False),
         ("tags", "<think>a</think><answer>1</answer>", False),
         ("think", "<think>a\n\nb</think>\n<answer>1</answer>", True),
@@ -156,3 +160,11 @@ def test_what_a_model_wrote_is_text_in_the_page():
     page = samples_page([(3, [shown])])
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in page
     assert "default-src 'none'" in page and "<h2>step 3</h2>" in page and "undecided" in page
+
+
+@pytest.mark.parametrize("error", [Undecided, Refused])
+def test_an_answer_that_the_judge_cannot_decide_or_read_has_no_verdict(error):
+    async def judge(answer):
+        raise error("the judge")
+
+    assert asyncio.run(verdict(judge, "5")) is None and asyncio.run(verdict(judge, None)) is False

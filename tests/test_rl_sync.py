@@ -13,7 +13,7 @@ import openai
 import pytest
 import torch
 from conftest import ROOT, run_forked
-from internvl.rl.draw import Drawer
+from internvl.rl.draw import Drawer, whole_distribution
 from internvl.rl.rows import RowMaker
 from internvl.rl.sync import SERVER_FLAGS, Replicas, calls, reload
 from internvl.rl.update import with_drawn_logprobs
@@ -26,7 +26,7 @@ from test_serve_policy import free_port
 from mm_prm.cli import Fault
 from mm_prm.files import read_jsonl
 from mm_prm.judge import Judge
-from mm_prm.policy import Dialect, PolicyClient, Sampling
+from mm_prm.policy import Dialect, PolicyClient
 from mm_prm.prm_model import load_model, load_processor
 from mm_prm.records import Problem
 from mm_prm.servers import ServerPool, Unreachable
@@ -96,7 +96,7 @@ class Side:
 
     async def groups(self, temperature=1.0):
         pool = ServerPool("policy", [f"{self.url}/v1"], 0, "none")
-        sampling = Sampling(temperature, max_new_tokens=24)
+        sampling = whole_distribution(temperature, 24)
         judge = Judge("rule", None, None)
         drawer = Drawer(PolicyClient(pool, "policy", sampling, Dialect(), 0), judge)
         self.draws += 1

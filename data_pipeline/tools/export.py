@@ -10,7 +10,6 @@ The folder can be read by `datasets`; pictures lie in it, a card beside them.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from import_steps import is_text
 from mm_prm import cli
 from mm_prm.cards import dataset_card
 from mm_prm.fields import whole_images
-from mm_prm.files import write_atomic
+from mm_prm.files import replacing, write_atomic
 from mm_prm.records import parse_path, read_checked
 from mm_prm.trees import each_tree
 
@@ -74,21 +73,13 @@ def schema() -> Any:
 def write_parquet(file: Path, paths: list[dict[str, Any]], threshold: float) -> None:
     import pyarrow.parquet
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary, columns = file.with_name(f".{file.name}.tmp"), schema()
-    try:
-        with cli.naming(file), open(temporary, "wb") as sink:
-            # The limit of 1 MB would end the dictionary, and store a problem's pictures once for each of its paths.
-            with pyarrow.parquet.ParquetWriter(sink, columns, dictionary_pagesize_limit=2**30) as writer:
-                for start in range(0, len(paths), ROWS):
-                    rows = [trl_row(path, threshold) for path in paths[start : start + ROWS]]
-                    writer.write_table(pyarrow.Table.from_pylist(rows, columns))
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    columns = schema()
+    # The limit of 1 MB would end the dictionary, and store a problem's pictures once for each of its paths.
+    limit = {"dictionary_pagesize_limit": 2**30}
+    with replacing(file) as sink, pyarrow.parquet.ParquetWriter(sink, columns, **limit) as writer:
+        for start in range(0, len(paths), ROWS):
+            rows = [trl_row(path, threshold) for path in paths[start : start + ROWS]]
+            writer.write_table(pyarrow.Table.from_pylist(rows, columns))
 
 
 def searches(tree_dir: Path) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def read_reply(choice: dict[str, Any]) -> tuple[list[str], str]:
     """The steps and the answer of a rewriting. Raises Flaw."""
     reply = read_choice(choice, "tags")
     if reply.answer is None:
-        raise Flaw("no answer" + (", cut at --max_new_tokens" if choice.get("finish_reason") == "length" else ""))
+        raise Flaw("no answer" + (", cut at --max_new_tokens" if reply.cut else ""))
     tagged = TAGGED.search(reply.text)
     if len(reply.steps) < 2 or not tagged:
         raise Flaw("no steps")

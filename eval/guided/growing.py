@@ -72,7 +72,8 @@ def common(one: np.ndarray, other: np.ndarray) -> int:
 
 @dataclass
 class Row:
-    """The new tokens of one forward pass. marks: whose marker stands at each of the columns, and its place."""
+    """The new tokens of one forward pass. marks: whose marker stands at each of the columns, and its place; bills:
+    whom the pass costs how many tokens and pictures."""
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Row:
     columns: list[int] = field(default_factory=list)
     marks: list[tuple[Reading, int]] = field(default_factory=list)
     tiles: list[Tensor] = field(default_factory=list)
+    bills: list[tuple[Accounts, int, int]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -146,6 +148,8 @@ class GrowingPrm:
         except Exception as error:  # a picture that went away, memory that was too small
             for request in requests:
                 self.drop(request.reading)  # how far the pass came is not known
+            self.memory.trim()
+            for request in requests:
                 if len(requests) > 1:
                     self.answer([request])
                 else:
@@ -166,7 +170,7 @@ class GrowingPrm:
                     self.forward(row)
                     row = Row()
             done.append(request)
-            if not row.ids or request is requests[-1]:
+            if not row.ids or self.memory.count > self.limit or request is requests[-1]:
                 self.forward(row)
                 row = Row()
                 self.finish(done)
@@ -212,7 +216,7 @@ class GrowingPrm:
             if marker >= known:
                 row.columns.append(start + marker - known)
                 row.marks.append((reading, int(path.places[marker])))
-        reading.accounts.prm_tokens += len(fresh)
+        row.bills.append((reading.accounts, len(fresh), 0))
         return path
 
     def encoded(self, row: Row, reading: Reading, steps: Steps) -> Path:
@@ -221,7 +225,7 @@ class GrowingPrm:
         if not reading.paths:
             tiles, reading.image_tokens = image_tiles(prm.processor, problem.images)
             row.tiles += [] if tiles is None else [tiles]
-            reading.accounts.pictures += len(problem.images)
+            row.bills.append((reading.accounts, 0, len(problem.images)))
         text = prm_text(problem.question, process_text(list(steps), prm.separator))
         sequence = prm.encoder.prm(text, reading.image_tokens or [], prm.closes_user)
         markers = sequence.marker_positions
@@ -248,6 +252,9 @@ class GrowingPrm:
         counts = concentration(logits).exp().tolist() if self.tells_count else [None] * len(chances)
         for (reading, place), p, count in zip(row.marks, chances, counts, strict=True):
             reading.scores[place] = StepScore(p, count)
+        for accounts, tokens, pictures in row.bills:
+            accounts.prm_tokens += tokens
+            accounts.pictures += pictures
 
     # ------------------------------------------------------------ what is kept
 

@@ -40,6 +40,14 @@ class Memory:
     def free(self, places: np.ndarray) -> None:
         self.used[places] = False
 
+    def trim(self) -> None:
+        """Give back what lies behind the last place in use: a pass that failed asked for more than there is."""
+        size = int(np.flatnonzero(self.used)[-1]) + 1 if self.count else 0
+        self.used = self.used[:size]
+        self.layers = {
+            layer: (key[:, :, :size].clone(), value[:, :, :size].clone()) for layer, (key, value) in self.layers.items()
+        }
+
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep a pass's keys and values, [1, key heads, tokens, width]; returns all that this layer has."""
         kept = self.layers.get(layer)

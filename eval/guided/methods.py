@@ -15,6 +15,7 @@ make the same search. Equal values rank in the order in which they were drawn.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -281,7 +282,9 @@ def first_doubtful(steps: Sequence[StepScore], plan: Plan) -> int:
 
 
 def cut_before(candidate: Candidate, step: int) -> Candidate:
-    """Its first steps as a prefix. What that text is, and how likely, is not known of a part."""
+    """Its first steps as a prefix. How likely that part is, and how it was written, is not known; its tokens are the
+    share of its characters."""
+    part, whole = (len("".join(steps)) for steps in (candidate.steps[:step], candidate.steps))
     return replace(
         candidate,
         text="",
@@ -289,5 +292,5 @@ def cut_before(candidate: Candidate, step: int) -> Candidate:
         answer=None,
         ended=False,
         logprob=0.0 if step == 0 else None,
-        tokens=candidate.tokens * step // len(candidate.steps),
+        tokens=math.ceil(candidate.tokens * part / max(whole, 1)),
     )

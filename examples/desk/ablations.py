@@ -15,17 +15,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from mm_prm import cli
 from mm_prm.files import read_json, write_atomic, write_json
 from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
-from mm_prm.statistics import in_percent, interval, two_way_means
+from mm_prm.statistics import interval, markdown_table, two_way, two_way_means
 
 REFERENCE, CANDIDATES = "rollouts", 16
 CONFIGS = {
@@ -87,51 +84,56 @@ class Config:
         return np.array([seed.columns(part, k)[name] for seed, name in zip(self.seeds, names, strict=True)])
 
 
-def cell(values: np.ndarray, signed: bool = False) -> str:
-    return in_percent(values.mean(), two_way_means(values), "+" if signed else "")
-
-
 def shown(configs: dict[str, Config]) -> dict[str, str]:
     """The rows of the table of configs, with their texts."""
     return {name: text for name, text in CONFIGS.items() if name in configs}
 
 
-def config_table(configs: dict[str, Config], rows: Path) -> list[str]:
+def config_table(configs: dict[str, Config], paths: Path) -> list[str]:
     reference = configs[REFERENCE].accuracy()
-    lines = ["| config | labels | chosen on dev | accuracy | sd | over the first | mean_odd | weighted vote | AUROC |"]
-    lines.append("|---" * 9 + "|")
+    head = [
+        "config",
+        "labels",
+        "chosen on dev",
+        "accuracy",
+        "sd",
+        "over the first",
+        "mean_odd",
+        "weighted vote",
+        "AUROC",
+    ]
+    rows = []
     for name, text in shown(configs).items():
         config = configs[name]
         values = config.accuracy()
-        labels = sum(label is not None for path in read_json(rows / f"{name}_paths.json") for label in path["labels"])
+        labels = sum(label is not None for path in read_json(paths / f"{name}_paths.json") for label in path["labels"])
         chosen = ", ".join(f"{rule} {count}" for rule, count in Counter(config.chosen).most_common())
         shared = min(len(values), len(reference))  # seeds that both have so far
-        against = "" if name == REFERENCE else cell(values[:shared] - reference[:shared], signed=True)
+        against = "" if name == REFERENCE else two_way(values[:shared] - reference[:shared], "+")
         spread = f"{100 * values.mean(1).std(ddof=1):.1f}" if len(values) > 1 else ""
         area = np.mean([step_scores(records)["auroc"] for records in config.tests])
-        lines.append(
-            f"| {text} | {labels:,} | {chosen} | {cell(values)} | {spread} | {against} "
-            f"| {cell(config.accuracy(HEADLINE))} | {cell(config.accuracy('weighted_vote'))} | {area:.3f} |"
-        )
-    return lines
+        others = [two_way(config.accuracy(rule)) for rule in (HEADLINE, "weighted_vote")]
+        rows.append([text, f"{labels:,}", chosen, two_way(values), spread, against, *others, f"{area:.3f}"])
+    return markdown_table(head, rows)
 
 
 def policy_table(configs: dict[str, Config]) -> list[str]:
     """One row per policy: its baselines and every PRM on its candidates, its own and those made from others."""
     prms = {policy: configs[own] for policy, own in POLICIES.items() if own in configs}
-    head = ["candidates of", *BASELINES, *(f"PRM of {policy}" for policy in prms), "own PRM, weighted vote"]
-    lines = ["| " + " | ".join([*head, "own PRM over majority"]) + " |", "|---" * (len(head) + 1) + "|"]
+    head = ["candidates of", *BASELINES, *(f"PRM of {policy}" for policy in prms)]
+    head += ["own PRM, weighted vote", "own PRM over majority"]
+    rows = []
     for policy in POLICIES:
         base = {name: configs[REFERENCE].accuracy(name, on=policy)[:1] for name in BASELINES}
-        cells = [policy, *map(cell, base.values())]
-        cells += [cell(prm.accuracy(on=policy)) if prm.has(policy) else "" for prm in prms.values()]
+        cells = [policy, *map(two_way, base.values())]
+        cells += [two_way(prm.accuracy(on=policy)) if prm.has(policy) else "" for prm in prms.values()]
         if own := prms.get(policy):
             votes, gain = own.accuracy("weighted_vote"), own.accuracy() - base["majority"]
-            cells += [cell(votes), cell(gain, signed=True)]
+            cells += [two_way(votes), two_way(gain, "+")]
         else:
             cells += ["", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown_table(head, rows)
 
 
 def curves(configs: dict[str, Config]) -> dict[str, dict[int, np.ndarray]]:
@@ -149,12 +151,13 @@ def curves(configs: dict[str, Config]) -> dict[str, dict[int, np.ndarray]]:
 
 def candidates_table(lines: dict[str, dict[int, np.ndarray]]) -> list[str]:
     sizes = list(next(iter(lines.values())))
-    head = ["| rule | " + " | ".join(f"N = {k}" for k in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
-    return [*head, *(f"| {name} | " + " | ".join(cell(at[k]) for k in sizes) + " |" for name, at in lines.items())]
+    head = ["rule", *(f"N = {k}" for k in sizes)]
+    return markdown_table(head, ([name, *(two_way(at[k]) for k in sizes)] for name, at in lines.items()))
 
 
 def draw_candidates(lines: dict[str, dict[int, np.ndarray]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    figure = Figure(figsize=(6.4, 4.2), dpi=150)
+    axes = figure.subplots()
     for number, (name, at) in enumerate(lines.items()):
         bounds = np.array([interval(two_way_means(values)) for values in at.values()])
         style = "-" if name.startswith("PRM") else "--"
@@ -173,11 +176,13 @@ def draw_candidates(lines: dict[str, dict[int, np.ndarray]], path: Path) -> None
     axes.set(xlabel="candidates N", ylabel="accuracy, %", ylim=(0, 102))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7)
-    save(figure, path)
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def draw_configs(configs: dict[str, Config], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=150)
+    figure = Figure(figsize=(7.5, 4.2), dpi=150)
+    axes = figure.subplots()
     for number, name in enumerate(shown(configs)):
         values = configs[name].accuracy()
         low, high = interval(two_way_means(values))
@@ -192,13 +197,8 @@ def draw_configs(configs: dict[str, Config], path: Path) -> None:
     axes.set(xlabel="Best-of-16 accuracy, %: mean and 95 % interval; bars: seeds")
     axes.grid(alpha=0.25, axis="x")
     axes.legend(fontsize=7)
-    save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def join(run: Path, parts: list[str], output: Path) -> None:

@@ -31,7 +31,7 @@ from mm_prm import cli
 from mm_prm.files import read_json, write_atomic
 from mm_prm.records import read_checked
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
-from mm_prm.statistics import auroc, in_percent, interval, two_way_means, two_way_times
+from mm_prm.statistics import auroc, in_percent, interval, markdown_table, two_way_means, two_way_times
 
 CANDIDATES = 16
 POLICIES = {
@@ -169,12 +169,12 @@ class Result:
     def f1(self) -> tuple[float, np.ndarray]:
         return f1(np.array([seed.found for seed in self.seeds]))
 
-    def row(self) -> str:
+    def row(self) -> list[str]:
         rules = ", ".join(sorted({seed.rule for seed in self.seeds}))
         vote = accuracy(np.array([seed.columns["weighted_vote"] for seed in self.seeds]))
         cells = [PRMS[self.name][1], f"{self.rollouts:,.0f}", f"{self.seconds:.0f}", f"{100 * self.singles:.0f} %"]
         cells += [str(len(self.seeds)), in_percent(*self.accuracy), rules, in_percent(*vote), in_percent(*self.f1)]
-        return f"| {' | '.join(cells)} | {fmean(seed.step_auroc for seed in self.seeds):.3f} |"
+        return [*cells, f"{fmean(seed.step_auroc for seed in self.seeds):.3f}"]
 
 
 def results(run: Path, policy: str) -> list[Result]:
@@ -197,7 +197,7 @@ def baselines(seed: Seed) -> str:
 
 def table(found: Sequence[Result]) -> list[str]:
     head = ["labels", "rollouts", "s", "single prefixes", "PRMs", "Best-of-16", "rules", "weighted vote", "F1", "AUROC"]
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(result.row() for result in found), ""]
+    return [*markdown_table(head, (result.row() for result in found)), ""]
 
 
 def draw_frontier(found: Sequence[Result], path: Path) -> None:

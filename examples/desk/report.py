@@ -11,10 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from mm_prm import cli
 from mm_prm.files import read_json, write_atomic
@@ -56,7 +53,8 @@ def make_table(ours: dict[str, Any], edges: dict[str, Any]) -> str:
 
 def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None:
     """Accuracy against the number of candidates."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=150)
+    figure = Figure(figsize=(6.4, 4.2), dpi=150)
+    axes = figure.subplots()
     sizes = [int(k) for k in ours["by_k"]]
     curves = [
         ("pass", ours, "pass@N (upper bound)", "#999999", ":"),
@@ -79,7 +77,6 @@ def draw_curves(ours: dict[str, Any], edges: dict[str, Any], path: Path) -> None
     axes.legend(fontsize=7, loc="upper left")
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
 
 
 def main() -> None:

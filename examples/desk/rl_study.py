@@ -37,7 +37,7 @@ from mm_prm import cli
 from mm_prm.files import read_json, read_jsonl, write_atomic
 from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import Candidates, accuracy_columns
-from mm_prm.statistics import in_percent, two_way_means, wilson
+from mm_prm.statistics import markdown_table, two_way, wilson
 
 GOOD, EDGE = 2e-4, 1e-3  # learning rates
 STABILITY = ("grpo", "grpo_dual_clip", "rloo", "reinforce_plus_plus", "cpg", "cpgd")
@@ -91,18 +91,13 @@ class Run:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)] + [""]
+    return [*markdown_table(head, rows), ""]
 
 
 def percent(values: Sequence[float]) -> str:
     """Mean, and the smallest and largest where there are several."""
     spread = f" ({100 * min(values):.0f} to {100 * max(values):.0f})" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{spread}"
-
-
-def cell(values: np.ndarray) -> str:
-    """values: [seeds, problems]."""
-    return in_percent(values.mean(), two_way_means(values))
 
 
 # ---------------------------------------------------------------- candidates
@@ -115,7 +110,7 @@ def columns(path: Path) -> dict[str, np.ndarray]:
 
 def candidate_cells(folder: Path, names: Sequence[str], rules: Sequence[str]) -> list[str]:
     found = [columns(path) for name in names if (path := folder / f"{name}.json").exists()]
-    return [cell(np.array([one[rule] for one in found])) if found else "" for rule in rules]
+    return [two_way(np.array([one[rule] for one in found])) if found else "" for rule in rules]
 
 
 # ---------------------------------------------------------------- the parts of the study

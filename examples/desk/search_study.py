@@ -26,7 +26,7 @@ from mm_prm import cli
 from mm_prm.files import read_object, write_atomic
 from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns, best_of
-from mm_prm.statistics import in_percent, interval, two_way_means
+from mm_prm.statistics import interval, markdown_table, two_way, two_way_means
 
 POLICIES = {"slips60": "The policy of quickstart.sh (60 % slips)", "slips30": "A better policy (30 % slips)"}
 METHODS = ("best_of_n", "beam", "annealed", "dvts", "greedy", "reject", "adaptive")
@@ -92,10 +92,6 @@ def bounds(values: np.ndarray, percent: float = 95) -> np.ndarray:
     return np.array(interval(two_way_means(values), percent))
 
 
-def text(values: np.ndarray, sign: str = "", percent: float = 95) -> str:
-    return in_percent(values.mean(), two_way_means(values), sign, percent)
-
-
 # ---------------------------------------------------------------- Best-of-N at any cost
 
 
@@ -150,35 +146,34 @@ def difference(group: Group, curve: BestOfN | None, name: str) -> str:
     if curve is None or list(group) != list(curve.group):
         return ""
     other = curve.at_cost(name, costs(group)[name])
-    return "beyond 64" if other is None else text(right(group) - other, "+", 99)
+    return "beyond 64" if other is None else two_way(right(group) - other, "+", 99)
 
 
-def row(method: str, number: int, group: Group, curve: BestOfN | None) -> str:
+def row(method: str, number: int, group: Group, curve: BestOfN | None) -> list[str]:
     cost = costs(group)
-    cells = [method, str(number), str(len(group)), text(right(group))]
+    cells = [method, str(number), str(len(group)), two_way(right(group))]
     cells += [f"{cost[name]:,.0f}" for name in ("policy_tokens", "prm_tokens", "prm_tokens_anew")]
     cells += [f"{cost['pictures']:.1f}", f"{cost['seconds']:.2f}"]
     cells += ["", ""] if method == "best_of_n" else [difference(group, curve, n) for n in ("policy_tokens", "total")]
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def baselines(group: Group) -> list[str]:
     """What needs no PRM, or uses it in another way, on the candidates of Best-of-64."""
     names = ("random", "majority", "likelihood", "weighted_vote", "pass")
-    lines = [f"| rule | {' | '.join(f'N = {number}' for number in NUMBERS)} |", "|---" * (len(NUMBERS) + 1) + "|"]
+    rows = []
     columns = {k: [accuracy_columns(search.candidates, k) for search in group.values()] for k in NUMBERS}
     for name in names:
         if all(name in found for found in columns[ALL]):
-            cells = [text(np.array([found[name] for found in columns[k]])) for k in NUMBERS]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, ""]
+            rows.append([name, *(two_way(np.array([found[name] for found in columns[k]])) for k in NUMBERS)])
+    return [*markdown_table(["rule", *(f"N = {number}" for number in NUMBERS)], rows), ""]
 
 
 def table(groups: dict[tuple[str, int], Group], curve: BestOfN | None) -> list[str]:
     head = ["method", "N", "PRMs", "accuracy", "policy tokens", "PRM tokens", "PRM tokens, each text anew", "pictures",
             "s a problem", "over Best-of-N, same policy tokens", "same tokens of both"]  # fmt: skip
     rows = [row(method, number, group, curve) for (method, number), group in groups.items() if number in NUMBERS]
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows, ""]
+    return [*markdown_table(head, rows), ""]
 
 
 def curve_of(groups: dict[tuple[str, int], Group]) -> BestOfN | None:

@@ -59,7 +59,8 @@ def rloo(rewards: Tensor) -> Tensor:
     """R - mean of the prompt's other answers, then whitened (RLOO as MM-Eureka uses it)."""
     known = (~rewards.isnan()).sum(dim=1, keepdim=True)
     leave_one_out = centred(rewards) * known / others(rewards)
-    return whitened(leave_one_out.masked_fill(rewards.isnan(), torch.nan)).nan_to_num(nan=0)
+    differences = whitened(leave_one_out.masked_fill(rewards.isnan(), torch.nan)).nan_to_num(nan=0)
+    return differences.masked_fill(~varied(rewards), 0)  # the batch's mean is 0 but for rounding
 
 
 ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {

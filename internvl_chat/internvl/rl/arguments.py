@@ -155,6 +155,8 @@ def parse_args(description: str) -> argparse.Namespace:
         parser.error(f"--prm_mode {args.prm_mode} needs --prm")
     if args.prm and args.prm_mode == "none":
         parser.error("--prm needs a --prm_mode: what its scores add to the reward")
+    if args.prm and not args.accuracy_weight:
+        parser.error("--accuracy_weight 0: a PRM's scores alone are no reward, a policy learns to please the PRM")
     if args.rollouts < 2:
         parser.error("--rollouts must be at least 2: an answer is compared with the others of its prompt")
     if args.clip >= 1 or args.dual_clip <= 1:

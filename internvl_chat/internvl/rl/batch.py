@@ -20,6 +20,10 @@ from mm_prm.records import Problem
 MOST_REFILLS = 20  # batches drawn for one step, before the bounds are said to leave nothing
 
 
+class Exhausted(Fault):
+    """The bounds leave too few prompts for a step."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """Problems without end: pass after pass, each in a seeded order of its own."""
@@ -77,7 +81,7 @@ async def fill(draw: Draw, stream: Stream, position: int, size: int, bounds: tup
             del batch.groups[size:]
             return batch
     said = f"{batch.drawn} prompts drawn, {batch.refused} refused, {batch.filtered} outside --accuracy_bounds {bounds}"
-    raise Fault(f"a step wants {size} prompts and finds {len(batch.groups)}: {said}")
+    raise Exhausted(f"a step wants {size} prompts and finds {len(batch.groups)}: {said}")
 
 
 def weigh(groups: Sequence[Group], step_format: str, prm_mode: str, weights: Weights, advantage: str) -> None:

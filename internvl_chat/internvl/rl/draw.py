@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mm_prm.cli import Fault
 from mm_prm.judge import Judge, ProblemJudge, Undecided
-from mm_prm.policy import PolicyClient, read_choice
+from mm_prm.policy import PolicyClient, Sampling, read_choice
 from mm_prm.records import Problem
 from mm_prm.servers import Refused
 
@@ -69,19 +69,25 @@ def read_answer(choice: dict[str, Any], step_format: str) -> Answer:
     logprobs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
     if not isinstance(ids, list) or not ids or len(ids) != len(logprobs):
         raise Fault(f"the policy's server gave {ids and len(ids)} token ids and {len(logprobs)} log-probabilities")
-    return Answer(ids, logprobs, rollout.text, rollout.steps, rollout.answer, choice.get("finish_reason") == "length")
+    return Answer(ids, logprobs, rollout.text, rollout.steps, rollout.answer, rollout.cut)
 
 
 async def verdict(judge: ProblemJudge, answer: str | None) -> bool | None:
-    """An answer that never came is wrong without asking anybody; None when the judge cannot decide."""
+    """An answer that never came is wrong without asking anybody; None when the judge cannot decide, or refuses to read
+    it, as where it is longer than its server's context."""
     try:
         return await judge(answer) if answer else False
-    except Undecided:
+    except (Undecided, Refused):
         return None
 
 
+def whole_distribution(temperature: float, max_new_tokens: int) -> Sampling:
+    """What is trained is what was drawn from: nothing cuts the distribution off."""
+    return Sampling(temperature, top_p=1, top_k=-1, repetition_penalty=1, max_new_tokens=max_new_tokens)
+
+
 class Drawer:
-    """Draws and judges the answers of whole batches."""
+    """Draws and judges the answers of whole batches. client: with a sampling of `whole_distribution`."""
 
     def __init__(self, client: PolicyClient, judge: Judge):
         self.client, self.judge = client, judge
@@ -89,28 +95,14 @@ class Drawer:
     async def group(self, problem: Problem, count: int, draw: int) -> Group | None:
         """`count` answers to one problem; None when the server refuses it. draw: which one of this problem, for the
         seed. Raises Unreachable or Fault."""
-        client, policy = self.client, self.client.for_problem(problem)
+        policy = self.client.for_problem(problem)
         policy.calls = draw
         try:
-            reply = await client.pool.complete(
-                policy.home,
-                model=client.model,
-                messages=policy.messages([]),
-                n=count,
-                temperature=client.sampling.temperature,
-                max_tokens=client.sampling.max_new_tokens,
-                seed=policy.next_seed(),
-                # The whole distribution: what is trained is what was drawn from
-                top_p=1,
-                top_k=-1,
-                repetition_penalty=1,
-                logprobs=True,
-                return_token_ids=True,
-            )
+            reply = await policy.ask(policy.messages([]), count, logprobs=True, return_token_ids=True)
         except Refused as error:
             print(f"problem {problem.id} left out: {error}", flush=True)
             return None
-        answers = [read_answer(choice, client.dialect.step_format) for choice in reply["choices"]]
+        answers = [read_answer(choice, self.client.dialect.step_format) for choice in reply["choices"]]
         if not reply.get("prompt_token_ids"):
             raise Fault("the policy's server does not say how it read the prompt (return_token_ids)")
         judge = self.judge.for_problem(problem)

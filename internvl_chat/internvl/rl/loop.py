@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from internvl.rl.batch import Batch, Stream, means_in, summary, weigh, weigh_tokens
+from internvl.rl.batch import Batch, Exhausted, Stream, means_in, summary, weigh, weigh_tokens
 from internvl.rl.draw import Group
 from internvl.rl.outside import Outside
 from internvl.rl.page import samples_page
@@ -202,7 +202,8 @@ class Run:
     # ------------------------------------------------------------ the whole run
 
     def train(self, problems: Sequence[Problem], held_out: Sequence[Problem]) -> None:
-        """All steps that are left, from the last checkpoint. Raises Unfinished when a server stayed out of reach."""
+        """All steps that are left, from the last checkpoint. Raises Unfinished when a server stayed out of reach,
+        Exhausted when the bounds leave nothing to train on; both after a checkpoint."""
         self.resume()
         with self.journal() as log:
             try:
@@ -217,6 +218,9 @@ class Run:
                         shown = f"reward {line['reward']:.3f}, accuracy {line['accuracy']:.1%}"
                         bar.set_postfix_str(shown, refresh=False)
                         bar.update()
+            except Exhausted:
+                self.save()
+                raise
             except Unreachable as error:
                 self.save()
                 of = f" of {self.args.steps}" if self.args.steps else ""

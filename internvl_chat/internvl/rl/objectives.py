@@ -124,6 +124,19 @@ def token_loss(name: str, logprobs: Tensor, old_logprobs: Tensor, advantages: Te
     return ALGORITHMS[name].token_loss(logprobs, old_logprobs, advantages[:, None], Parameters(**parameters))
 
 
+def held(name: str, log_ratio: Tensor, advantages: Tensor, **parameters: float) -> Tensor:
+    """The tokens whose advantage the clip leaves without a gradient. log_ratio: [answers, tokens]; advantages:
+    [answers]; returns bool [answers, tokens]."""
+    loss, bounds, good = ALGORITHMS[name].token_loss, Parameters(**parameters), advantages[:, None] > 0
+    if loss in (pg, pgd):
+        return torch.zeros_like(log_ratio, dtype=torch.bool)
+    rho = log_ratio.exp()
+    outside = torch.where(good, rho > 1 + bounds.clip, rho < 1 - bounds.clip)
+    if loss is ppo_dual_clip:
+        outside |= rho > bounds.dual_clip
+    return outside & (advantages[:, None] != 0)
+
+
 def token_weights(name: str, mask: Tensor, prompt_of_answer: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
     """What a token counts in its prompt's or its answer's mean, 0 outside the mask, and the number of these means.
 

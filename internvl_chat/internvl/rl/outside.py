@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internvl.rl.batch import Batch, Stream, fill, summary
-from internvl.rl.draw import Drawer, Group, all_of
+from internvl.rl.draw import Drawer, Group, all_of, whole_distribution
 from internvl.rl.rewards import in_format
 from internvl.rl.sync import Replicas
 from mm_prm.journal import Journal
 from mm_prm.judge import judge_from_flags
-from mm_prm.policy import Dialect, PolicyClient, Sampling, policy_pool
+from mm_prm.policy import Dialect, PolicyClient, policy_pool
 from mm_prm.records import Problem
 
 EVAL_DRAW = -1  # a draw of its own: held-out problems get the same seeds at every evaluation
@@ -28,9 +28,7 @@ class Outside:
     def __init__(self, args: argparse.Namespace):
         self.args, self.loop = args, asyncio.new_event_loop()
         pool = policy_pool(args)
-        sampling = Sampling(
-            args.temperature, top_p=1, top_k=-1, repetition_penalty=1, max_new_tokens=args.max_new_tokens
-        )
+        sampling = whole_distribution(args.temperature, args.max_new_tokens)
         dialect = Dialect(step_format=args.step_format)
         self.judge, self.replicas = judge_from_flags(args), Replicas(pool)
         self.drawer = Drawer(PolicyClient(pool, args.model, sampling, dialect, args.seed), self.judge)

@@ -17,7 +17,8 @@ from itertools import pairwise
 DROP, DROP_COST = 0.3, 0.5  # URSA: a relative fall from one step to the next that counts, and gamma
 MIN_TEMPERATURE = 0.1  # PURE
 
-_INSIDE = "((?:(?!</?(?:step|think|answer)>).)*)"
+_TAG = "(?:step|think|answer)>"
+_INSIDE = rf"(?!\s*</{_TAG})(?:(?!</?{_TAG}).)*"  # something
 _STEPS = re.compile(rf"(?:<step>{_INSIDE}</step>\s*)+", re.DOTALL)
 _THOUGHT = re.compile(rf"<think>{_INSIDE}</think>\s*", re.DOTALL)
 _ANSWER = re.compile(rf"<answer>{_INSIDE}</answer>", re.DOTALL)
@@ -39,8 +40,7 @@ def in_format(text: str, step_format: str, answered: bool) -> bool:
     if step_format not in BEFORE_THE_ANSWER:
         return answered
     before = BEFORE_THE_ANSWER[step_format].match(text)
-    answer = before and _ANSWER.fullmatch(text, before.end())
-    return bool(before and before[1].strip() and answer and answer[1].strip())
+    return bool(before and _ANSWER.fullmatch(text, before.end()))
 
 
 # ---------------------------------------------------------------- the PRM's scores as a reward

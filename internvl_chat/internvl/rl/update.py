@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from internvl.rl.objectives import LARGEST_LOG_RATIO, token_loss
+from internvl.rl.objectives import LARGEST_LOG_RATIO, held, token_loss
 from internvl.rl.rows import Row
 from internvl.train.trainer import flops_of_micro_batch
 from mm_prm.prm_model import position_hidden
@@ -160,12 +160,10 @@ class Learner:
 
     def ratios(self, row: Row, logprobs: Tensor) -> dict[str, float]:
         """The largest rho among the tokens that are trained on, how many there are, and how many the clip holds."""
-        mask = row.mask()
-        log_ratio, good = row.table(logprobs - row.old), row.advantages[:, None] > 0
-        rho, clip = log_ratio.exp(), self.objective.parameters["clip"]
-        held = torch.where(good, rho > 1 + clip, rho < 1 - clip) & (row.advantages[:, None] != 0)
-        largest = rho[mask].max().item() if mask.any() else 1.0
-        return {"ratio_max": largest, "trained": int(mask.sum()), "clipped": int((held & mask).sum())}
+        mask, log_ratio = row.mask(), row.table(logprobs - row.old)
+        clipped = held(self.objective.algorithm, log_ratio, row.advantages, **self.objective.parameters) & mask
+        largest = log_ratio[mask].max().exp().item() if mask.any() else 1.0
+        return {"ratio_max": largest, "trained": int(mask.sum()), "clipped": int(clipped.sum())}
 
     def export(self, folder: str) -> None:
         """Write the weights as a checkpoint; every process takes part."""
