@@ -22,13 +22,15 @@ from mm_prm.records import parse_path, read_checked
 def training_row(path: dict[str, Any], image_root: Path, folder: Path) -> dict[str, Any]:
     """One line of the JSONL. Images below image_root become relative to it; a text-only row has no `image`.
 
-    A relative path of the paths file belongs to image_root or, where it is not there, to that file's `folder`.
+    A relative path of the paths file belongs to image_root or, where it is not there, to that file's `folder`; the
+    other way round where image_root is the working folder, which is what it is when nobody says it.
     """
     text = prm_text(path["question"], path["process"])
     if text.count(MARKER) != len(path["labels"]):
         raise ValueError(f"field 'process': {text.count(MARKER)} {MARKER} for {len(path['labels'])} labels")
     written = image_list(path.get("image_path"))
-    images = [image if os.path.isfile(image_root / image) else picture_path(image, folder) for image in written]
+    first, second = (folder, image_root) if image_root == Path(".") else (image_root, folder)
+    images = [picture_path(image, first if os.path.isfile(first / image) else second) for image in written]
     check_placeholders(placeable(text, "prm"), len(images))
     counts = path.get("label_counts")
     row = dataset_row(path["id"], images, image_root, text, path["labels"])

@@ -10,12 +10,15 @@ so that they lead from the chunk to the same picture.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mm_prm import cli
 from mm_prm.fields import rebased
 from mm_prm.files import write_json
 from mm_prm.records import Problem, read_seed
+
+CHUNK = re.compile(r"questions_part_(\d+)\.json")
 
 
 def split(problems: list[Problem], parts: int) -> list[list[Problem]]:
@@ -41,6 +44,8 @@ def main() -> None:
     problems, skipped = read_seed(args.input_file, args.skip_invalid)
     if args.num_splits > len(problems):
         raise cli.BadInput(f"--num_splits {args.num_splits}: only {len(problems)} problems, so at most as many chunks")
+    if CHUNK.fullmatch(args.input_file.name) and args.input_file.parent.resolve() == args.output_dir.resolve():
+        raise cli.BadInput(f"{args.input_file}: is a chunk in --output_dir itself; its siblings would be lost")
     for line in skipped:
         print(f"skipped: {line}")
     chunks = split(problems, args.num_splits)
@@ -48,8 +53,9 @@ def main() -> None:
         records = [chunk_record(problem, args.output_dir) for problem in chunk]
         write_json(args.output_dir / f"questions_part_{number}.json", records)
     for stale in args.output_dir.glob("questions_part_*.json"):
-        if stale.stem.rsplit("_", 1)[1].isdigit() and int(stale.stem.rsplit("_", 1)[1]) > len(chunks):
-            stale.unlink()  # an earlier split into more chunks must not be annotated twice
+        if (found := CHUNK.fullmatch(stale.name)) and int(found[1]) > len(chunks):
+            stale.unlink()
+            print(f"removed {stale}, of an earlier split into more chunks: it would be annotated twice")
     print(f"{args.output_dir}: {len(problems)} problems in {len(chunks)} chunks, {len(skipped)} records skipped")
 
 

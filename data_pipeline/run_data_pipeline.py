@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, fields
@@ -28,9 +29,9 @@ from partial_tree import PartialTree
 from mm_prm import __version__, cli
 from mm_prm.journal import PARTIAL, Journal, remove_if_empty
 from mm_prm.judge import ADVICE, Judge, add_judge_flags, judge_from_flags
-from mm_prm.policy import PolicyClient, add_policy_flags, policy_from_flags
+from mm_prm.policy import PolicyClient, Sampling, add_policy_flags, policy_from_flags
 from mm_prm.records import Problem, read_seed
-from mm_prm.trees import Tree, write_tree
+from mm_prm.trees import Tree, read_tree, write_tree
 from mm_prm.work import work_through
 
 SEARCH_HELP = {
@@ -73,6 +74,7 @@ def parse_args() -> argparse.Namespace:
         help="with N:MOST, half the width of a value's 95%% interval that is enough",
     )
     kinds = {"max_search_count": cli.whole_number, "rollout_budget": cli.positive_int, "length_scale": cli.positive_int}
+    kinds |= {"alpha": cli.fraction, "beta": cli.fraction}
     for item in fields(SearchParams):
         if item.name in SEARCH_HELP:
             kind = kinds.get(item.name, cli.non_negative)
@@ -205,6 +207,20 @@ async def annotate(args: argparse.Namespace, todo: list[Problem]) -> None:
         print(annotation.summary(), flush=True)
 
 
+def warn_of_others(args: argparse.Namespace, path: Path) -> None:
+    """A line where a tree that is there already was drawn in another way, or is none: stage 3 would take all."""
+    try:
+        before = read_tree(path).search
+    except cli.BadInput as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return
+    before = {**before, **(before.get("parameters") or {})}
+    sampling = {name: getattr(args, name) for name in Sampling.__dataclass_fields__}
+    now = {"policy": args.model, "seed": args.seed, **as_recorded(search_params(args)), **sampling}
+    if other := [name for name, value in now.items() if before.get(name) not in (None, value)]:
+        print(f"warning: {path} was made with another --{', --'.join(other)}", file=sys.stderr)
+
+
 def main() -> None:
     args = parse_args()
     problems, skipped = read_seed(args.input_file, args.skip_invalid)
@@ -215,7 +231,10 @@ def main() -> None:
         args.log_file.parent.mkdir(parents=True, exist_ok=True)
     todo = [problem for problem in problems if not (args.output_dir / f"{problem.key}.json").exists()]
     print(f"{args.input_file}: {len(problems)} problems, {len(problems) - len(todo)} trees already there", flush=True)
-    for key in {problem.key for problem in problems} - {problem.key for problem in todo}:
+    there = sorted({problem.key for problem in problems} - {problem.key for problem in todo})
+    for key in there[:1]:  # one stands for all of its run
+        warn_of_others(args, args.output_dir / f"{key}.json")
+    for key in there:
         partial_file(args, key).unlink(missing_ok=True)  # a kill came between writing the tree and tidying up
     try:
         if todo:

@@ -29,6 +29,8 @@ from __future__ import annotations
 import argparse
 import io
 import random
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,7 +165,7 @@ def main() -> None:
     parser.add_argument("--output_file", type=Path, required=True, help="paths, a JSON list")
     parser.add_argument("--labels_from", choices=list(LABELS_FROM), default="edges", help="where labels come from")
     parser.add_argument("--labels", choices=["soft", "hard"], default="soft", help="MC values, or 0 and 1")
-    parser.add_argument("--threshold", type=float, default=0.0, help="MC values up to this one count as wrong")
+    parser.add_argument("--threshold", type=cli.fraction, default=0.0, help="MC values up to this one count as wrong")
     parser.add_argument("--spelling", choices=list(SPELLINGS), default="edge", help="what gets a <prm> of its own")
     parser.add_argument(
         "--merge", choices=[*KEYS, "hidden"], default="exact", help="which beginnings of solutions count as one"
@@ -176,7 +178,13 @@ def main() -> None:
     args = parser.parse_args()
     if (args.merge == "hidden") != bool(args.policy):
         parser.error("--merge hidden and --policy go together")
+    if args.output_file.suffix == ".json" and args.output_file.parent.resolve() == args.input_dir.resolve():
+        parser.error(f"--output_file {args.output_file}: in --input_dir, where every *.json is a tree")
     trees = read_trees(args.input_dir)
+    problems = Counter((tree.id, tree.question, tree.answer) for tree in trees)
+    if several := [id_ for (id_, _, _), count in problems.items() if count > 1]:
+        said = f"{len(several)} problems have several trees, all of which count: id {', '.join(several[:5])}"
+        print(f"warning: {args.input_dir}: {said}", file=sys.stderr)
     if args.consensus is not None and (unjudged := [tree.id for tree in trees if not tree.root.is_judged()]):
         some = ", ".join(unjudged[:5])
         raise cli.BadInput(f"{len(unjudged)} trees lack judge_value ({some}, ...): run mllm_as_a_judge.py first")

@@ -63,7 +63,7 @@ def pick(records: list[dict[str, Any]], rule: str, count: int) -> list[dict[str,
     """`count` records that have steps: won ones of different subjects, the other won ones, the others."""
     usable = [record for record in records if any(record["prm_scores"])]
     won = [record for record in usable if is_won(record, rule)]
-    firsts = {record.get("subject") or number: record for number, record in reversed(list(enumerate(won)))}
+    firsts = {str(record.get("subject") or number): record for number, record in reversed(list(enumerate(won)))}
     order = [*sorted(firsts.values(), key=won.index), *won, *usable]
     return list({id(record): record for record in order}.values())[:count]
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from benchmarks import DETAILS, read_benchmark
 from mm_prm import __version__
+from mm_prm.cli import BadInput
 from mm_prm.fields import image_value
-from mm_prm.files import write_json
+from mm_prm.files import read_object, write_json
 from mm_prm.journal import Journal
 from mm_prm.judge import ProblemJudge
-from mm_prm.policy import Rollout
+from mm_prm.policy import Dialect, Rollout, Sampling
 from mm_prm.records import Problem, outcome_fields
 
+DECIDING = ("method", "num_rollouts", "number", "policy", *Sampling.__dataclass_fields__, *Dialect.__dataclass_fields__)
+DECIDING += ("judge", "judge_model", "seed", "benchmark")
 Draw = Callable[[argparse.Namespace, list[Problem], Journal], Coroutine[Any, Any, None]]
 Rows = list[dict[str, Any]]
 
@@ -56,6 +60,18 @@ def make_records(args: argparse.Namespace, draw: Draw, problems: list[Problem], 
     return [done[problem.key] for problem in problems]
 
 
+def check_made(args: argparse.Namespace, run_file: Path) -> None:
+    """Raises BadInput when a finished file was made with other flags."""
+    if not run_file.exists():
+        return
+    run, now = read_object(run_file), {"policy": args.model, **vars(args)}
+    other = [name for name in DECIDING if None not in (run.get(name), now.get(name)) and run[name] != now[name]]
+    if Path(str(run.get("data"))).name != Path(str(now["data"])).name:
+        other.append("data")
+    if other:
+        raise BadInput(f"{args.output_file} was made with another --{', --'.join(other)}; use another --output_file")
+
+
 def make_file(
     args: argparse.Namespace, draw: Draw, account: Callable[[Rows, Rows], dict[str, Any]] = lambda records, rows: {}
 ) -> tuple[Rows, dict[str, Any]] | None:
@@ -69,6 +85,7 @@ def make_file(
     partial = output.with_name(output.name + ".partial.jsonl")
     if output.exists():
         partial.unlink(missing_ok=True)  # a kill may have come between the two
+        check_made(args, output.with_name(f"{output.stem}_run.json"))
         print(f"{output}: already there")
         return None
     problems = read_benchmark(args.benchmark, args.data, args.download, output.parent, args.image_root)

@@ -17,7 +17,8 @@ COLUMNS = """## Columns
 - `completions`, `labels`: TRL's stepwise supervision; a label says whether the soft label is above the threshold,
   and steps without one stand at the beginning of the next completion that has one; behind the last label they are
   left out
-- `steps`, `soft_labels`: the same before that; between 0 and 1, null where there is none, after one step or several
+- `steps`, `soft_labels`: the same before that; between 0 and 1, null where there is none, after one step or several;
+  `label_counts`: the rollouts behind each of them, null where that is not known
 - `id`, `answer`: of the problem; its solutions share them"""
 
 

@@ -48,6 +48,8 @@ def question_and_pictures(row: dict[str, Any]) -> tuple[str, list[tuple[str, ...
     """The user's text, with `<image>` where the chat has a picture, and each picture's possible paths."""
     (turn,) = turns_of(row)
     content, urls = turn.get("content"), row.get("image_urls") or []
+    if not isinstance(content, (str, list, type(None))) or not isinstance(urls, (str, list)):
+        raise ValueError("the user's turn: content and image_urls must be texts or lists")
     texts, shown = [], []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
         url = part.get("image") or part.get("image_url") or "" if isinstance(part, dict) else ""

@@ -115,6 +115,16 @@ class Parser(argparse.ArgumentParser):
             epilog="Exit codes: see docs/pipeline.md.",
         )
 
+    def parse_args(self, *args: Any) -> Any:  # type: ignore[override]
+        """Refuses an --output_file that is a folder, or the input itself: it would be lost."""
+        found = super().parse_args(*args)
+        output, read = getattr(found, "output_file", None), getattr(found, "input_file", None)
+        if output and (os.path.isdir(output) or not Path(output).name):
+            self.error(f"--output_file {output}: is a folder")
+        if output and read and os.path.realpath(output) == os.path.realpath(read):
+            self.error(f"--output_file {output}: is --input_file, which would be lost")
+        return found
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """The docstring as it is, each flag once (transformers' parser also takes --a-flag for --a_flag), its default."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mm_prm.fields import image_value
-from mm_prm.files import write_json, write_jsonl
+from mm_prm.files import read_object, write_json, write_jsonl
 from mm_prm.records import dataset_entry
 
 
@@ -35,9 +35,24 @@ def add_dataset_flags(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--name", default=name, help="name of the dataset in it")
 
 
+def with_entry(datasets: dict[str, Any], name: str, entry: dict[str, Any], meta_file: Path) -> dict[str, Any]:
+    """The dataset JSON with this dataset. Others stay, but for entries of the same rows, and so does how often it is
+    repeated, which is set by hand."""
+    rows = Path(entry["annotation"])
+    others = {
+        other: old
+        for other, old in datasets.items()
+        if not isinstance(old, dict) or (meta_file.parent / str(old.get("annotation"))).resolve() != rows
+    }
+    old = datasets.get(name)
+    kept = {"repeat_time": old["repeat_time"]} if isinstance(old, dict) and "repeat_time" in old else {}
+    return others | {name: entry | kept}
+
+
 def write_dataset(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """The JSONL last: when it is there, the dataset JSON is."""
     meta_file = args.meta_file or args.output_file.with_name(f"{args.output_file.stem}_meta.json")
-    write_json(meta_file, {args.name: dataset_entry(args.image_root, args.output_file, len(rows))})
+    entry = dataset_entry(args.image_root, args.output_file, len(rows))
+    write_json(meta_file, with_entry(read_object(meta_file) if meta_file.exists() else {}, args.name, entry, meta_file))
     write_jsonl(args.output_file, rows)
     print(f"{args.output_file}: {len(rows)} rows; {meta_file}: dataset {args.name!r}")

@@ -61,6 +61,7 @@ def rebased(value: Any, images: list[str], folder: Path) -> str | list[str] | No
 
     images: the absolute paths.
     """
+    folder = Path(os.path.realpath(folder))  # `..` of a folder that is a link is where the link leads
     pairs = zip(image_list(value), images, strict=True)
     return image_value([path if os.path.isabs(path) else os.path.relpath(full, folder) for path, full in pairs])
 

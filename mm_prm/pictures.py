@@ -91,6 +91,8 @@ def picture_path(image: str, folder: Path) -> str:
     if _URL.match(image):
         what = "a data URI" if image[:5].lower() == "data:" else _short(image)
         raise ValueError(f"{what} is not the path of a file: pictures are not fetched")
+    if ".." in Path(image).parts:  # above a folder that is a link is where the link leads, not where it lies
+        folder = Path(os.path.realpath(folder))
     return os.path.abspath(folder / image)
 
 

@@ -163,7 +163,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         ("max_new_tokens", cli.positive_int, "longest rollout in tokens"),
         ("temperature", cli.non_negative, "sampling temperature"),
         ("top_k", int, "sample among the k likeliest tokens"),
-        ("top_p", cli.non_negative, "sample within this probability mass"),
+        ("top_p", cli.fraction, "sample within this probability mass"),
         ("repetition_penalty", cli.non_negative, "1 turns it off"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(defaults, name), help=text)

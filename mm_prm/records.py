@@ -12,8 +12,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from mm_prm.cli import BadInput
 from mm_prm.fields import (
+    as_text,
     check_text,
     checked,
     is_count,
@@ -77,7 +80,9 @@ def say_lost(path: str | Path, questions: Iterable[tuple[str, str, list[str]]]) 
 def parse_records(path: str | Path, rows: Iterable[Any], parse: Callable[[Any], Any]) -> tuple[list[Any], list[str]]:
     """Parse every row; return the good ones and one line `file: record N (id ...): what is wrong` per bad one."""
     good, bad = [], []
-    for number, row in enumerate(rows, 1):
+    # A bar where it takes more than a moment: the pictures are decoded
+    bar = tqdm(rows, desc=Path(path).name, unit=" records", delay=3, mininterval=1, leave=False)
+    for number, row in enumerate(bar, 1):
         try:
             check_text(row)
             good.append(parse(row))
@@ -167,6 +172,9 @@ def parse_rollouts(record: Any) -> dict[str, Any]:
     undecided: [0|1], where there are candidates without a verdict; their label is 0.
     """
     record = checked(record, question=str, solutions_splits=list, labels=list)
+    if not isinstance(as_text(record.get("answer")), (str, type(None))):
+        raise ValueError("field 'answer': expected a text or a number")
+    record = {**record, "answer": as_text(record.get("answer"))}
     count = len(record["solutions_splits"])
     if count == 0:
         raise ValueError("field 'solutions_splits': no candidate")

@@ -110,6 +110,8 @@ class Node:
             if not is_list_of(lambda child: isinstance(child, dict), children):
                 raise ValueError("field 'children': expected a list of objects")
             node.children = [cls._childless(child) for child in children]
+            if not all(child.partial_solution for child in node.children):
+                raise ValueError("field 'partial_solution': a child lacks its steps")
             stack += [(mine, child["children"]) for mine, child in zip(node.children, children, strict=True)]
         return root
 

@@ -4,6 +4,7 @@
 from mm_prm.answers import canonical, compute, glance, normalise
 
 SAME = [
+    (r"\log 8", r"3\log 2"), (r"\frac{\log 8}{\log 2}", "3"), ("5 t", "5000 kg"),
     # numbers
     ("75", "75"), ("75", " 75 . "), ("75", "75.0"), ("1,200", "1200"), ("1{,}200", "1200"), ("-3", "-3"), ("-5", "−5"), ("-5", "–5"),
     ("3.5", "7/2"), ("75", "**75**"), ("yes", "Yes"), (">", ">"), ("∅", "\\emptyset"),
@@ -89,11 +90,14 @@ DIFFERENT = [
 ]  # fmt: skip
 # Right and wrong at once where nothing is in doubt: nobody needs to ask an LLM.
 CERTAIN = [
+    (r"\log 100", "3"), ("20 K", "20 m"), ("20°C", "25°C"),
     ("75", "57"), ("75", "--"), ("B", "C"), ("AC", "AB"), ("5 kg", "6 kg"), ("75%", "7.5"), ("15°", "51"), ("5 kg", "5 cm"), ("\\frac{3}{4}", "\\frac{4}{3}"), ("2\\sqrt3", "3\\sqrt2"), ("(1,2)", "(1,3)"),
     ("1, 2", "1, 3"), ("2:3", "3:4"), ("x>2", "x>3"), ("4", "There are 5 blue golf balls."), ("\\pi", "2\\pi"), ("x+1", "x-1"), ("7:45", "8:15"), ("yes", "no"), ("1011_2", "1111_2"), ("3", "3 or 4"),
 ]  # fmt: skip
 # What only seems wrong: a right answer may be spelt like this, or would be in other units.
 DOUBTFUL = [
+    ("20°C", "68°F"), ("20°C", "293.15 K"), ("20°C", "20 degrees"), ("5 ft", "5'"), ("2000 lb", "1 ton"),
+    ("2", r"\log 100"), (r"\frac{1}{2}", r"\sin 30"),
     ("90", "He will arrive in 1.5 hours."), ("2.5", "It takes 2 hours and 30 minutes."), ("12", "There are a dozen eggs."), ("13", "It takes 13 years before he earns anything."),
     ("4", "8 + 4 = 12. There are 12 apples, 4 each."), ("\\angle ABC", "\\angle BCA"), ("3.14", "\\pi"), ("(-1)^n", "\\cos(n\\pi)"), ("no solution", "none"), ("square", "rhombus"), ("x=1", "t=1"), ("0.5", "x = 0,5"),
     ("(1)3 (2)4", "x = (1)3 (2)4"), ("5", "The answer is 5!"), ("C", "réponse C"), ("E. (b)", "(b) it is"), ("9^{9^{9^9}}", "0"),

@@ -42,6 +42,11 @@ def test_chunks_hold_all_records_and_still_find_their_pictures(seed_file, tmp_pa
         *["data_pipeline/process_json.py", "--input_file", seed_file, "--output_dir", tmp_path / "c", "--num_splits", 4]
     )
     assert done.returncode == 2 and "only 3 problems" in done.stderr
+    again = ["data_pipeline/process_json.py", "--output_dir", tmp_path / "c", "--num_splits", 1, "--input_file"]
+    done = run_forked(*again, tmp_path / "c" / "questions_part_1.json")
+    assert done.returncode == 2 and "is a chunk in --output_dir itself" in done.stderr
+    done = run_forked(*again, seed_file)
+    assert "questions_part_2.json, of an earlier split" in done.stdout and len(list((tmp_path / "c").iterdir())) == 1
 
 
 def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
@@ -75,7 +80,7 @@ def test_a_bad_seed_file_ends_with_every_record_named(seed_file, tmp_path):
         (["--num_rollouts", "0"], "at least 1"),
         (["--num_rollouts", "8:4"], "must be N or N:MOST with N at most MOST, got 8:4"),
         (["--half_width", "2"], "--half_width"),
-        (["--beta", "-1"], "at least 0"),
+        (["--beta", "-1"], "between 0 and 1"),
         (["--temperature", "nan"], "at least 0"),
         (["--checkpoint_every", "-1"], "at least 0, got -1"),
         (["--prefix_mode", "x"], "invalid choice"),
@@ -123,6 +128,9 @@ def test_seed_to_trees_and_a_second_run_asks_nobody(seed_file, tmp_path):
         again = annotate(seed_file, out, server.url, "--num_rollouts", "4")
         assert again.returncode == 0 and "3 trees already there" in again.stdout
         assert len(server.requests) == asked and {p: p.read_bytes() for p in out.iterdir()} == before
+        assert "warning" not in again.stderr
+        other = annotate(seed_file, out, server.url, "--num_rollouts", "5", "--seed", "1")
+        assert other.returncode == 0 and "was made with another --seed, --num_rollouts" in other.stderr
 
 
 def test_no_two_requests_of_a_run_share_a_sample_seed(seed_file, tmp_path):
@@ -222,6 +230,9 @@ def test_rollouts_for_evaluation_resume_and_keep_the_order(seed_file, tmp_path):
         assert len(server.requests) == 1
     records = json.loads(out.read_text())
     assert [record["id"] for record in records] == ["a", "2", "c"] and not partial.exists()
+    assert run_forked(*args, "http://127.0.0.1:9/v1").returncode == 0
+    other = run_forked(*args, "http://127.0.0.1:9/v1", "--seed", "1")
+    assert other.returncode == 2 and "rollouts.json was made with another --seed" in other.stderr
     assert records[0]["labels"] == [0, 1, 0, 1] and records[0]["answers"] == ["1", "75", "1", "75"]
     assert records[0]["solutions_splits"][1] == ["We read the picture very carefully.", "It is 75", "75"]
     assert records[0]["logprobs"] == [-1.5] * 4

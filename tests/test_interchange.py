@@ -30,7 +30,7 @@ def paths(tmp_path_factory):
         Image.new("RGB", (20, 30), (index, 0, 0)).save(folder / f"p{index}.png")
     records = [
         path_of("a", [["1 + 1 = 2"], ["so", "2 + 5 = 7"]], [0.625, 1.0], str(folder / "p0.png")),
-        path_of("a", [["1 + 1 = 3"]], [0.0], str(folder / "p0.png")),
+        path_of("a", [["1 + 1 = 3"]], [0.0], str(folder / "p0.png"), label_counts=[8]),
         path_of("b", [["一"], ["$x$"], ["<prm>"], ["7"]], [None, 0.1, 1 / 3, None], ["p0.png", "p1.png"]),
         path_of("c", [["a b"], ["c"]], [0.5, 0.0], answer=None),
     ]
@@ -81,6 +81,7 @@ def test_a_row_for_trl_has_booleans_and_leads_back_to_its_path(paths, tmp_path):
         "id": "c",
         "answer": None,
         "steps": [["a b"], ["c"]],
+        "label_counts": None,
         "soft_labels": [0.5, 0.0],
     }
 

@@ -2,13 +2,16 @@
 
 import json
 import os
+from argparse import Namespace
 
 import pytest
 from PIL import Image
 
-from mm_prm import cli, files, pictures, records, trees
+from mm_prm import cli, fields, files, pictures, records, trees
 from mm_prm.cli import BadInput
+from mm_prm.dataset_files import write_dataset
 from mm_prm.journal import Journal
+from mm_prm.pictures import picture_path
 
 
 def test_a_good_seed_file_is_read_with_its_pictures(seed_file):
@@ -152,6 +155,54 @@ def test_relative_pictures_of_a_tree_belong_to_its_folder(tmp_path):
     assert trees.read_trees(tmp_path / "t")[0].images == [str(tmp_path / "t" / "p.png"), "/p.png"]
 
 
+def test_above_a_folder_that_is_a_link_is_where_the_link_leads(tmp_path):
+    (tmp_path / "deep" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "data")
+    assert picture_path("../p.png", tmp_path / "link") == str(tmp_path / "deep" / "p.png")
+    assert picture_path("p.png", tmp_path / "link") == str(tmp_path / "link" / "p.png")
+    assert fields.rebased("p.png", [str(tmp_path / "p.png")], tmp_path / "link") == "../../p.png"
+
+
+def test_a_dataset_joins_the_others_of_its_file(tmp_path, capsys):
+    meta, rows = tmp_path / "m" / "meta.json", tmp_path / "rows.jsonl"
+
+    def write(name):
+        write_dataset(Namespace(output_file=rows, meta_file=meta, name=name, image_root=tmp_path), [{"id": "a"}])
+        return json.loads(meta.read_text())
+
+    other = {"annotation": "x.jsonl", "root": "."}
+    files.write_json(meta, {"other": other, "example": {"annotation": "../rows.jsonl"}, "mine": {"repeat_time": 3}})
+    found = write("mine")
+    assert list(found) == ["other", "mine"] and found["other"] == other
+    assert (found["mine"]["repeat_time"], found["mine"]["length"]) == (3, 1)
+    assert list(write("renamed")) == ["other", "renamed"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output_file", "."], "is a folder"),
+        (["--input_file", "a.json", "--output_file", "../{}/a.json"], "is --input_file, which would be lost"),
+    ],
+)
+def test_what_would_be_lost_is_not_written(tmp_path, monkeypatch, capsys, flags, said):
+    monkeypatch.chdir(tmp_path)
+    parser = cli.Parser("")
+    parser.add_argument("--input_file")
+    parser.add_argument("--output_file")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([flag.format(tmp_path.name) for flag in flags])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(75, "75"), (None, None), ("x", "x")])
+def test_the_answer_of_a_rollouts_record_is_text(answer, kept):
+    record = {"id": 7, "question": "q", "solutions_splits": [["s"]], "labels": [1], "answer": answer}
+    assert records.parse_rollouts(record)["answer"] == kept
+    with pytest.raises(ValueError, match="field 'answer'"):
+        records.parse_rollouts(record | {"answer": ["75"]})
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "f.json"
     files.write_json(path, [1])
@@ -269,6 +320,7 @@ TREE = {"id": "a", "question": "q", "answer": "1", **NODE}
         ({"correct_counts": [1, 1]}, "field 'correct_counts': a node's counts do not match its rollouts"),
         ({"children": {"a": 1}}, "field 'children': expected a list of objects"),
         ({"children": [{**NODE, "partial_solution": "a"}]}, "field 'partial_solution': expected a list of texts"),
+        ({"children": [NODE]}, "field 'partial_solution': a child lacks its steps"),
         ({"children": [{**NODE, "judge_value": 2}]}, "field 'judge_value': expected a number between 0 and 1, or null"),
         ({"search": []}, None),
         ({"search": [1]}, "field 'search' is missing or of the wrong type"),

@@ -217,6 +217,8 @@ def test_first_error_f1_by_hand():
     assert rows == {"one": pytest.approx((2, 2, 1, 1 / 2, 2 / 3)), "two": pytest.approx((4, 1, 1 / 4, 1, 2 / 5))}
     assert result["overall"] == pytest.approx((2 / 3 + 2 / 5) / 2)
     assert result["source_mean"] == pytest.approx((4 * 2 / 3 + 5 * 2 / 5) / 9)
+    unlabelled = scored([[0.5], [0.5]], [[None], [None]], "processbench", "three", "c")
+    assert calculate([one, two, unlabelled], 0.5, seed=0)["overall"] == result["overall"]
 
 
 def f1(pairs):

@@ -57,7 +57,8 @@ def trl_row(path: dict[str, Any], threshold: float) -> dict[str, Any]:
             steps = []
     images = [picture(image) for image in path["image_path"]]
     trl = {"prompt": path["question"], "completions": completions, "labels": labels, "images": images}
-    return {**trl, **{name: path.get(name) for name in ("id", "answer", "steps")}, "soft_labels": path["labels"]}
+    ours = {name: path.get(name) for name in ("id", "answer", "steps", "label_counts")}
+    return {**trl, **ours, "soft_labels": path["labels"]}
 
 
 def schema() -> Any:
@@ -66,7 +67,8 @@ def schema() -> Any:
 
     text, texts = Value("string"), List(Value("string"))
     trl = {"prompt": text, "completions": texts, "labels": List(Value("bool")), "images": List(Image())}
-    ours = {"id": text, "answer": text, "steps": List(texts), "soft_labels": List(Value("float64"))}
+    ours = {"id": text, "answer": text, "steps": List(texts), "label_counts": List(Value("int64"))}
+    ours["soft_labels"] = List(Value("float64"))
     return Features({**trl, **ours}).arrow_schema
 
 

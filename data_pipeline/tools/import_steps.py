@@ -66,12 +66,13 @@ def objects(row: Row, name: str) -> list[Row]:
 def read_trl(row: Row) -> Iterator[Solution]:
     """{"prompt": "...", "completions": ["...", "..."], "labels": [true, false], "images": [{"bytes": ...}]}
 
-    What export.py wrote has `steps`, `soft_labels`, `id` and `answer` as well.
+    What export.py wrote has `steps`, `soft_labels`, `label_counts`, `id` and `answer` as well.
     """
     steps = cell(row, "steps", list) if row.get("steps") else [[step] for step in cell(row, "completions", list)]
     labels = cell(row, "soft_labels" if row.get("soft_labels") else "labels", list)
     labels = [float(label) if isinstance(label, bool) else label for label in labels]
-    yield Solution(cell(row, "prompt"), row.get("answer"), row.get("images") or row.get("image"), steps, labels)
+    images, counts = row.get("images") or row.get("image"), row.get("label_counts") if row.get("soft_labels") else None
+    yield Solution(cell(row, "prompt"), row.get("answer"), images, steps, labels, counts=counts)
 
 
 def share_right(step: Row) -> float | None:
@@ -232,7 +233,7 @@ def read_paths(
         number = next(numbers)
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
-        id_ = str(row.get("id") or f"{Path(table.name).stem}-{number}")
+        id_ = str(f"{Path(table.name).stem}-{number}" if row.get("id") in (None, "") else row["id"])
         labelled = [solution for solution in read(row) if any(label is not None for label in solution.labels)]
         paths = [path_record(id_, solution, root, image_dir) for solution in labelled]
         blanks += sum(solution.blanks for solution in labelled)

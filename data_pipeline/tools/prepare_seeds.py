@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mm_prm import cli
 from mm_prm.chats import is_chat, question_and_pictures
+from mm_prm.fields import nearly
 from mm_prm.files import write_json
 from mm_prm.tables import ANSWER, Row, cell, hub_table, local_tables, read_problems
 
@@ -52,6 +53,9 @@ def seed_record(row: Row, args: argparse.Namespace) -> Row:
     if args.image_column not in row:  # a misspelt column must not make every problem a text-only one
         raise ValueError(f"field {args.image_column!r} is missing; it may be null")
     image = row[args.image_column]
+    rest = {name: value for name, value in row.items() if name != args.image_column and isinstance(value, (str, dict))}
+    if not image and (key := nearly(rest, "image")):
+        raise ValueError(f"field {key!r}: has a picture, {args.image_column!r} is empty (--image_column)")
     record = {
         "question": cell(row, args.question_column),
         "correct_answer": cell(row, args.answer_column, ANSWER),
@@ -62,8 +66,10 @@ def seed_record(row: Row, args: argparse.Namespace) -> Row:
 
 
 def others(row: Row, read: set[str]) -> Row:
-    """The columns of text and numbers that were not read."""
-    return {name: value for name, value in row.items() if name not in read and isinstance(value, ANSWER)}
+    """The columns of text and numbers that were not read; NaN, a table's missing value, is no number."""
+    return {
+        name: value for name, value in row.items() if name not in read and isinstance(value, ANSWER) and value == value
+    }
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mm_prm import cli
-from mm_prm.files import read_json, write_atomic, write_json
+from mm_prm.files import read_json, replacing, write_atomic, write_json
 from mm_prm.records import parse_scored, read_checked
 from mm_prm.selection import AGGREGATIONS, HEADLINE, Candidates, accuracy_columns, grid, step_scores
 from mm_prm.statistics import cluster_draws, interval, within_correlation
@@ -237,8 +237,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, loc="best")
     figure.tight_layout()
-    with cli.naming(path):
-        figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def main() -> None:

@@ -96,9 +96,15 @@ class Metric(NamedTuple):
     overall: Callable[[np.ndarray], np.ndarray]
 
 
+def mean_of_sources(counts: np.ndarray) -> np.ndarray:
+    """[..., sources, 4] counts of solutions -> mean F1 of the sources that have labelled solutions."""
+    there = counts[..., 1] + counts[..., 3] > 0
+    return (first_error_f1(counts)[..., 2] * there).sum(-1) / np.maximum(there.sum(-1), 1)
+
+
 METRICS = {
     "visualprocessbench": Metric(step_units, macro_f1, lambda counts: macro_f1(counts.sum(-2))[..., 2]),
-    "processbench": Metric(solution_units, first_error_f1, lambda counts: first_error_f1(counts)[..., 2].mean(-1)),
+    "processbench": Metric(solution_units, first_error_f1, mean_of_sources),
 }
 COLUMNS = ("num_correct", "num_wrong", "correct", "wrong", "f1", "auroc")
 

@@ -280,7 +280,7 @@ def main() -> None:
     for flag, count in (("--train", 4000), ("--annotate", 400), ("--dev", 150), ("--test", 300)):
         parser.add_argument(flag, type=cli.whole_number, default=count, help=f"number of {flag[2:]} problems")
     parser.add_argument("--solutions", type=cli.positive_int, default=2, help="teacher solutions per training problem")
-    parser.add_argument("--slip_rate", type=float, default=0.6, help="how often the teacher's method is wrong")
+    parser.add_argument("--slip_rate", type=cli.fraction, default=0.6, help="how often the teacher's method is wrong")
     parser.add_argument(
         "--wordings", type=cli.positive_int, default=1, help=f"ways to say a step, at most {most_wordings()}"
     )

@@ -91,9 +91,33 @@ def _two_units(left: Value, right: Value) -> Verdict:
     if one == other or _is_any(one) or _is_any(other):
         return compare_formulas(left.node, right.node)
     if one.dimension == other.dimension:
-        return compare_formulas(_times(left.node, one.factor), _times(right.node, other.factor))
+        seen = compare_formulas(_times(left.node, one.factor), _times(right.node, other.factor))
+        return _least(seen, _short_tons(left, right)) if seen == "different" else seen
+    if _may_be_one_scale(one, other):
+        return "unsure"
     seen = compare_formulas(left.node, right.node)
     return "different" if one.known and other.known and seen != "unsure" else _least(seen, "same")
+
+
+_SCALES_OF_HEAT = {"K", "celsius", "fahrenheit", "degree"}
+_TONNE, _SHORT_TON = 10**6, 2000 * Fraction("453.59237")  # grams
+
+
+def _may_be_one_scale(one: Unit, other: Unit) -> bool:
+    """20 degrees may be those of a thermometer, one of which is read off another; 5' may be feet, 5'' inches."""
+    bases = {name for unit in (one, other) for name, power in unit.dimension if power == 1}
+    simple = len(one.dimension) == len(other.dimension) == 1
+    primes = any(unit.dimension == DEGREE.dimension and unit.factor != 1 for unit in (one, other))
+    return simple and (bases <= _SCALES_OF_HEAT or (bases == {"degree", "m"} and primes))
+
+
+def _short_tons(left: Value, right: Value) -> Verdict:
+    """As `_two_units`, a ton being 2,000 pounds."""
+    nodes = []
+    for side in (left, right):
+        assert side.unit
+        nodes.append(_times(side.node, _SHORT_TON if side.unit.factor == _TONNE else side.unit.factor))
+    return compare_formulas(*nodes)
 
 
 def _is_any(unit: Unit) -> bool:
@@ -121,6 +145,27 @@ def compare_formulas(left: Node, right: Node) -> Verdict:
         return "same" if left[1] == right[1] else _numbers(left[1], right[1])
     if left == right:
         return "same"
+    seen, others = _compare_as_read(left, right), (_otherwise(left), _otherwise(right))
+    return seen if others == (left, right) or _compare_as_read(*others) == seen else "unsure"
+
+
+_TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+
+
+def _otherwise(node: Node) -> Node:
+    """What else a formula may mean: log without a base has 10, the angle in sin 30 is in degrees."""
+    if node[0] not in ("fn", "mul", "add", "neg", "div", "pow", "root", "pm"):
+        return node
+    inner = tuple(_otherwise(part) if isinstance(part, tuple) else part for part in node)
+    if node[:2] == ("fn", "log") and len(node) == 3:
+        return ("fn", "lg", *inner[2:])
+    angle = node[2] if node[0] == "fn" and node[1] in _TRIGONOMETRIC else None
+    if angle and angle[0] == "num" and angle[1]:
+        return ("fn", node[1], ("div", ("mul", angle, ("const", "pi")), ("num", Fraction(180))))
+    return inner
+
+
+def _compare_as_read(left: Node, right: Node) -> Verdict:
     try:
         if not names(left) and not names(right):
             return _constants(left, right)

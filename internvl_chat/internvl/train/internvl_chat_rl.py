@@ -45,8 +45,8 @@ from mm_prm.prm_model import KEPT, load_config, load_model, load_processor
 from mm_prm.records import Problem, read_seed
 
 # What a run may be gone on with: servers, files, and what changes a step by no more than rounding
-FREE_FLAGS = ("output_dir", "policy_endpoint", "api_endpoint", "max_outage", "weights_dir", "save_every")
-FREE_FLAGS += ("row_tokens", "row_prompts", "grad_checkpoint", "packed_attention")
+FREE_FLAGS = {"output_dir", "policy_endpoint", "api_endpoint", "max_outage", "weights_dir", "save_every"}
+FREE_FLAGS |= {"row_tokens", "row_prompts", "grad_checkpoint", "packed_attention"}
 
 
 def deepspeed_plugin(path: Path, hidden: int, max_grad_norm: float) -> DeepSpeedPlugin:
