@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import tempfile
@@ -29,9 +28,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_pipeline"))  # a benchmark runs a stage's own code
 
+from beside_server import server_command  # noqa: E402
 from run_data_pipeline import Annotation, parse_args  # noqa: E402
 
 from mm_prm import cli  # noqa: E402
+from mm_prm.files import write_json  # noqa: E402
 from mm_prm.judge import judge_from_flags  # noqa: E402
 from mm_prm.policy import policy_from_flags  # noqa: E402
 from mm_prm.records import Problem, read_seed  # noqa: E402
@@ -145,22 +146,13 @@ def main() -> None:
     options, vllm = parser.parse_known_args()
     if "POLICY_ENDPOINT" not in os.environ:  # start the server and come back beside it
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"
-        serve = [sys.executable, str(ROOT / "data_pipeline/serve_policy.py"), "--model", options.policy]
-        serve += [
-            "--port",
-            str(options.port),
-            "--log",
-            f"{tempfile.gettempdir()}/annotate_server.log",
-            "--max-model-len",
-            "512",
-        ]
-        serve += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', *vllm, "--"]
         own = [argument for argument in sys.argv if argument not in vllm]
-        os.execv(sys.executable, [*serve, sys.executable, *own])
+        server = server_command(options.policy, options.port, "annotate", 512, *vllm)
+        os.execv(sys.executable, [*server, sys.executable, *own])
     rows = measure(options)
     print(report(rows))
     if options.output_file:
-        options.output_file.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(options.output_file, rows)
 
 
 if __name__ == "__main__":

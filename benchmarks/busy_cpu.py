@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from beside_server import server_command
+
 from mm_prm import cli
 
 ROOT = Path(__file__).parent.parent
@@ -123,10 +125,8 @@ def table(args: argparse.Namespace) -> None:
             command = [*own, *(["--adjust"] if adjust else [])]
         else:
             environment = SERVING_WAYS[name]
-            server = [sys.executable, ROOT / "data_pipeline/serve_policy.py", "--model", BASE, "--port", args.port]
-            server += ["--log", f"{tempfile.gettempdir()}/busy_cpu_server.log", "--max-model-len", "512"]
-            server += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--"]
-            command = [*map(str, server), *own, "--problems", str(args.problems.absolute())]
+            server = server_command(BASE, args.port, "busy_cpu", 512)
+            command = [*server, *own, "--problems", str(args.problems.absolute())]
         found = rows(command, environment)
         print(f"| {name} | " + " | ".join(f"{value:.4g}" for value in found) + " |", flush=True)
 

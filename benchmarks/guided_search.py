@@ -25,7 +25,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +36,12 @@ sys.path.insert(0, str(ROOT / "eval"))  # a benchmark runs a stage's own code
 # ruff: noqa: E402
 import numpy as np
 import torch
+from beside_server import server_command
 from guided.accounts import Accounts
 from guided.growing import GrowingPrm, Reading, Row, tokens_in
 from guided.growing import Path as Text
 from guided.methods import Plan, StepScore
-from train_prm import QUESTION, SHAPES, STEP, TILES, WORDS, make_model, make_pixels, tile
+from train_prm import SHAPES, head, make_model, make_pixels, marked, random_steps
 
 from mm_prm import cli
 from mm_prm.cpu import Threads
@@ -52,7 +52,7 @@ from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors, with_position_logits
 from mm_prm.records import Problem, read_seed
 
-BEAM, KEPT, STEPS, YES_NO, MARK = 8, 2, 8, [1, 2], 4
+BEAM, KEPT, STEPS, YES_NO = 8, 2, 8, [1, 2]
 
 # ---------------------------------------------------------------- the PRM
 
@@ -68,10 +68,10 @@ def texts_of_steps() -> list[list[tuple[str, ...]]]:
 
 def ids_of(steps: tuple[str, ...], shape: str) -> Encoded:
     """Random tokens: the same prefix has the same."""
-    ids = [3] * (TILES * tile(shape)[1]) + random.Random("question").choices(WORDS, k=QUESTION)
+    ids = head(shape, random.Random("question"))
     for length in range(1, len(steps) + 1):
-        ids += [*random.Random(" ".join(steps[:length])).choices(WORDS, k=STEP - 1), MARK]
-    return Encoded(ids, [at for at, token in enumerate(ids) if token == MARK])
+        ids += random_steps(1, random.Random(" ".join(steps[:length])))
+    return marked(ids)
 
 
 class Synthetic(GrowingPrm):
@@ -196,10 +196,8 @@ async def rate(args: argparse.Namespace, problems: list[Problem], method: str, p
 def serve(args: argparse.Namespace) -> None:
     """Start the server, and this script again beside it."""
     if not os.environ.get("POLICY_ENDPOINT"):
-        server = [sys.executable, ROOT / "data_pipeline/serve_policy.py", "--model", args.model, "--port", args.port]
-        server += ["--log", f"{tempfile.gettempdir()}/guided_search_server.log", "--max-model-len", args.context]
-        server += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--"]
-        raise SystemExit(subprocess.run([*map(str, server), sys.executable, *sys.argv]).returncode)
+        server = server_command(args.model, args.port, "guided_search", args.context)
+        raise SystemExit(subprocess.run([*server, sys.executable, *sys.argv]).returncode)
     problems = read_seed(args.problems)[0][: args.in_flight]
     loaded = Prm.load(args.checkpoint)
     ways = {

@@ -36,6 +36,7 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from beside_server import server_command
 from internvl.rl.objectives import token_loss
 from internvl.rl.update import with_drawn_logprobs
 from internvl.train.trainer import flops_of_micro_batch, peak_flops
@@ -220,10 +221,8 @@ def serve(args: argparse.Namespace) -> None:
         draws(args)
         syncs(args)
         return
-    server = [sys.executable, ROOT / "data_pipeline/serve_policy.py", "--model", args.model, "--port", args.port]
-    server += ["--log", f"{tempfile.gettempdir()}/rl_step_server.log", "--max-model-len", args.context]
-    server += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--dtype", args.dtype, *SERVER_FLAGS, "--"]
-    command = [*map(str, server), sys.executable, *sys.argv]
+    server = server_command(args.model, args.port, "rl_step", args.context, "--dtype", args.dtype, *SERVER_FLAGS)
+    command = [*server, sys.executable, *sys.argv]
     raise SystemExit(subprocess.run(command, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}).returncode)
 
 

@@ -17,7 +17,6 @@ agree.
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from typing import Any
 import torch
 from internvl.train.trainer import flops_of_micro_batch, peak_flops
 from torch import Tensor
-from train_prm import QUESTION, SHAPES, STEP, STEPS, TILES, WORDS, make_model, make_pixels, measure, tile
+from train_prm import SHAPES, STEPS, TILES, head, make_model, make_pixels, marked, measure, random_steps
 
 from mm_prm import cli
+from mm_prm.files import write_json
 from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors, with_position_logits
@@ -36,15 +36,9 @@ CANDIDATES, YES_NO = 16, [1, 2]
 
 
 def candidates(shape: str) -> list[Encoded]:
-    """A marker ends every step."""
     generator = random.Random(0)
-    head = [3] * (TILES * tile(shape)[1]) + generator.choices(WORDS, k=QUESTION)
-    found = []
-    for _ in range(CANDIDATES):
-        steps = [token for _ in range(STEPS) for token in (*generator.choices(WORDS, k=STEP - 1), 4)]
-        ids = head + steps
-        found.append(Encoded(ids, [at for at, token in enumerate(ids) if token == 4]))
-    return found
+    asked = head(shape, generator)
+    return [marked(asked + random_steps(STEPS, generator)) for _ in range(CANDIDATES)]
 
 
 def released(model: Any, problem: list[Encoded], pixels: Tensor) -> Tensor:
@@ -121,7 +115,7 @@ def main() -> None:
                 flush=True,
             )
     if args.output_file:
-        args.output_file.write_text(json.dumps(tables, indent=1))
+        write_json(args.output_file, tables)
 
 
 if __name__ == "__main__":

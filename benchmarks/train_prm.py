@@ -20,7 +20,6 @@ counts.
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import time
@@ -36,12 +35,13 @@ from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from mm_prm import cli
+from mm_prm.files import write_json
 from mm_prm.packing import Packed
 from mm_prm.prm_format import Encoded
 from mm_prm.prm_model import row_tensors, soft_label_loss, with_position_logits
 
 TILES, QUESTION, PATHS, STEPS, STEP = 7, 60, 9, 8, 50
-WORDS = range(100, 1000)  # token ids, in every vocabulary
+MARK, WORDS = 4, range(100, 1000)  # token ids, in every vocabulary
 
 
 def tile(shape: str) -> tuple[int, int]:
@@ -97,20 +97,27 @@ def make_pixels(shape: str, dtype: torch.dtype, device: str) -> Tensor:
     return torch.randn(TILES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
+def head(shape: str, generator: random.Random) -> list[int]:
+    """Pictures and question."""
+    return [3] * (TILES * tile(shape)[1]) + generator.choices(WORDS, k=QUESTION)
+
+
+def random_steps(number: int, generator: random.Random) -> list[int]:
+    """A marker ends every step."""
+    return [token for _ in range(number) for token in (*generator.choices(WORDS, k=STEP - 1), MARK)]
+
+
+def marked(ids: list[int]) -> Encoded:
+    return Encoded(ids, [at for at, token in enumerate(ids) if token == MARK])
+
+
 def paths(common_steps: int, seed: int, shape: str = "8b") -> list[Encoded]:
-    """9 paths: three stems of `common_steps` steps (0: none), three continuations each; a marker ends every step."""
+    """9 paths: three stems of `common_steps` steps (0: none), three continuations each."""
     generator = random.Random(seed)
-
-    def steps(number: int) -> list[int]:
-        return [token for _ in range(number) for token in (*generator.choices(WORDS, k=STEP - 1), 4)]
-
-    head = [3] * (TILES * tile(shape)[1]) + generator.choices(WORDS, k=QUESTION)
-    found = []
+    asked, found = head(shape, generator), []
     for _ in range(3):
-        stem = steps(common_steps)
-        for _ in range(3):
-            ids = head + stem + steps(STEPS - common_steps)
-            found.append(Encoded(ids, [at for at, token in enumerate(ids) if token == 4]))
+        stem = asked + random_steps(common_steps, generator)
+        found += [marked(stem + random_steps(STEPS - common_steps, generator)) for _ in range(3)]
     return found
 
 
@@ -254,7 +261,7 @@ def main() -> None:
                 flush=True,
             )
     if args.output_file:
-        args.output_file.write_text(json.dumps(tables, indent=1))
+        write_json(args.output_file, tables)
 
 
 if __name__ == "__main__":

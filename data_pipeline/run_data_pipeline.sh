@@ -28,11 +28,6 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(dirname "$HERE")
 . "$ROOT/mm_prm/find_python.sh"
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
-
 part_numbers() { # in natural order
   ls "$SPLIT_DIR" 2>/dev/null | sed -n 's/^questions_part_\([0-9][0-9]*\)\.json$/\1/p' | sort -n
 }
@@ -71,8 +66,7 @@ annotate_chunks() { # one worker after another
 }
 
 [ -n "$POLICY_MODEL$POLICY_ENDPOINT" ] || fail "set POLICY_MODEL (checkpoint) or POLICY_ENDPOINT (running server)"
-[ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
-  fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"
+check_node
 [ -n "$(part_numbers)" ] || fail "SPLIT_DIR=$SPLIT_DIR holds no questions_part_N.json"
 if [ -z "$(parts_of_this_node)" ]; then
   echo "node $NODE_RANK of $NNODES: there are fewer chunks than nodes, none for this one"

@@ -36,11 +36,6 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(dirname "$HERE")
 . "$ROOT/mm_prm/find_python.sh"
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
-
 whole_path() { # of a file or folder, links resolved; a name that is neither stays as it is
   if [ -d "$1" ]; then
     (cd "$1" && pwd -P)

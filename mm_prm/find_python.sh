@@ -1,4 +1,15 @@
-# Sourced by the shell scripts, with ROOT set: PYTHON is the active Python, unless it lacks this checkout and .venv is there.
+# Sourced by the shell scripts, with ROOT set: how they refuse, and PYTHON, which is the active Python, unless it lacks this
+# checkout and .venv is there.
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+check_node() { # which of the machines is this one?
+  [ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
+    fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"
+}
+
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python code=0
   python -Ic 'import importlib.util, os, sys
@@ -9,7 +20,4 @@ sys.exit(0 if found and os.path.samefile(found.submodule_search_locations[0], sy
     64 | 127) [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python ;;
   esac
 fi
-command -v "$PYTHON" >/dev/null || {
-  echo "error: PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter" >&2
-  exit 2
-}
+command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not found; run bash install.sh, or name an interpreter"

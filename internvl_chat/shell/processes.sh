@@ -7,11 +7,6 @@ MASTER_PORT=${MASTER_PORT:-29500}
 ZERO_STAGE=${ZERO_STAGE:-1}                     # 1 shares out the optimizer's state, 3 gradients and weights as well
 . "$ROOT/mm_prm/find_python.sh"
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
-
 check_number() { # NAME VALUE
   case $2 in
     '' | 0* | *[!0-9]*) fail "$1=$2: must be a whole number of at least 1" ;;
@@ -35,8 +30,7 @@ start_processes() { # script and its flags
 check_number GPUS "$GPUS"
 check_number NNODES "$NNODES"
 check_number MASTER_PORT "$MASTER_PORT"
-[ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
-  fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"
+check_node
 case $ZERO_STAGE in
   1 | 3) ;;
   *) fail "ZERO_STAGE=$ZERO_STAGE: must be 1 or 3" ;;
