@@ -150,7 +150,7 @@ def label_histogram(records: list[dict]) -> bytes:
     return png.getvalue()
 
 
-def merging(args: argparse.Namespace) -> Callable[[Tree], Key]:
+def key_from_flags(args: argparse.Namespace) -> Callable[[Tree], Key]:
     """The key of a tree's steps, as --merge has it."""
     if args.merge != "hidden":
         return lambda tree: KEYS[args.merge]
@@ -190,7 +190,7 @@ def main() -> None:
         raise cli.BadInput(f"{len(unjudged)} trees lack judge_value ({some}, ...): run mllm_as_a_judge.py first")
     paths, counts = sample(
         *(trees, args.labels_from, args.threshold, args.max_paths_per_tree, args.seed, args.spelling, args.consensus),
-        key_of=merging(args),
+        key_of=key_from_flags(args),
     )
     said = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not paths:

@@ -85,7 +85,7 @@ def as_text(value: Any) -> Any:
 
 def text_field(record: dict[str, Any], name: str) -> str:
     value = as_text(record.get(name))
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value):
         hint = f": is it {key!r}?" if (key := nearly(record, name)) else ""
         raise ValueError(f"field {name!r} is missing, blank or not text{hint}")
     return value
@@ -116,6 +116,11 @@ def field_of(data: dict[str, Any], name: str, is_right: Callable[[Any], bool], e
 
 def is_list_of(is_right: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, list) and all(map(is_right, value))
+
+
+def is_text(value: Any) -> bool:
+    """A text that says something."""
+    return isinstance(value, str) and value.strip() != ""
 
 
 def is_texts(value: Any) -> bool:

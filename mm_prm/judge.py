@@ -20,7 +20,7 @@ from typing import Any
 from pebble import ProcessPool
 
 from mm_prm import cli
-from mm_prm.answers import Glance, Verdict, compute, glance, normalise
+from mm_prm.answers import Verdict, compute, glance, normalise
 from mm_prm.cli import BadInput, Fault
 from mm_prm.prm_format import defuse
 from mm_prm.prompts import JUDGE_TEMPLATE
@@ -149,7 +149,7 @@ class Judge:
         if self.llm:
             await self.llm.close()
 
-    async def by_rules(self, reference: str, answer: str) -> Glance:
+    async def by_rules(self, reference: str, answer: str) -> Verdict:
         """same, different or unsure, for answers as they were written."""
         reference, answer = normalise(reference), normalise(answer)
         seen = glance(reference, answer)

@@ -14,11 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from import_steps import is_text
-
 from mm_prm import cli
 from mm_prm.cards import dataset_card
-from mm_prm.fields import whole_images
+from mm_prm.fields import is_text, whole_images
 from mm_prm.files import replacing, write_atomic
 from mm_prm.records import parse_path, read_checked
 from mm_prm.trees import each_tree

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm_prm import cli
-from mm_prm.fields import image_list, image_value, is_number
+from mm_prm.fields import image_list, image_value, is_number, is_text
 from mm_prm.files import write_json
 from mm_prm.pictures import look
 from mm_prm.prm_format import process_text
@@ -190,10 +190,6 @@ def picture(value: Any, root: Path, image_dir: Path) -> str:
     path = Path(os.path.abspath(picture_file(value, root, image_dir / name)))
     look(str(path))
     return str(path)
-
-
-def is_text(step: Any) -> bool:
-    return isinstance(step, str) and step.strip() != ""
 
 
 def path_record(id_: str, solution: Solution, root: Path, image_dir: Path) -> Row:

@@ -1,4 +1,4 @@
-# What quickstart.sh and examples/desk/ablations.sh have in common: settings of the desk scale and one function per stage.
+# What quickstart.sh and the desk studies have in common: settings of the desk scale and one function per stage.
 # To be sourced from the repository's root, in bash.
 
 export MM_PRM_DIE_WITH_PARENT=1 # even kill -9 of the script leaves nothing running

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from internvl.train.label_losses import LABEL_LOSSES
 from mm_prm.cli import BadInput
 from mm_prm.cpu import cpu_dtype
 
@@ -39,7 +40,7 @@ class DataArguments:
         default="soft",
         metadata={
             "help": "soft: every label alike; binomial, beta_binomial: by the rollouts behind it (label_counts)",
-            "choices": ["soft", "binomial", "beta_binomial"],
+            "choices": list(LABEL_LOSSES),
         },
     )
     conv_style: str = field(default="internvl2_5", metadata={"help": "conversation format", "choices": ["internvl2_5"]})

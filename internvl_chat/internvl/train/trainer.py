@@ -184,19 +184,19 @@ class FinetuneTrainer(Trainer):
         """Loss on the held-out rows; for a PRM also `label_metrics`."""
         started = time.monotonic()
         self.model_wrapped.eval()
-        totals, logits, labels = [], [], []
+        totals, scores, labels = [], [], []
         for batch in self._loader(eval_dataset or self.eval_dataset, self.args.per_device_eval_batch_size, 1):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 total, batch_logits = self.summed_loss(self.model_wrapped, batch)
             totals.append((total.item(), self.divisor(batch)))
             if self.vocabulary is not None:
-                logits += batch_logits.softmax(-1)[:, 0].tolist()
+                scores += batch_logits.softmax(-1)[:, 0].tolist()
                 labels += batch["targets"].tolist()
         losses, counts = zip(*gather_object(totals), strict=True)
         metrics = {"loss": sum(losses) / max(sum(counts), 1)}
         if self.vocabulary is not None:
-            metrics |= label_metrics(torch.tensor(gather_object(logits)), torch.tensor(gather_object(labels)))
+            metrics |= label_metrics(torch.tensor(gather_object(scores)), torch.tensor(gather_object(labels)))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         control = self.control  # type: ignore[has-type]
