@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import InternVLForConditionalGeneration
 
 import mm_prm.judge  # noqa: F401  (imported here, a fork has it)
 
@@ -107,7 +108,7 @@ def seed_file(tmp_path):
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory):
-    """Folder of an untrained desk checkpoint (config, weights, tokenizer, processor)."""
+    """Folder of an untrained checkpoint like the desk's (config, weights, tokenizer, processor), half as wide."""
     from make_model import make_model, make_processor, make_tokenizer
 
     from mm_prm.prompts import policy_prompt
@@ -118,7 +119,15 @@ def desk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("desk")
     tokenizer = make_tokenizer(texts)
     make_processor(tokenizer).save_pretrained(folder)
-    make_model(tokenizer, seed=0).save_pretrained(folder)
+    desk = make_model(tokenizer, seed=0)
+    text, vision = desk.config.text_config, desk.config.vision_config
+    text.num_hidden_layers, text.layer_types = 2, ["full_attention"] * 2
+    text.hidden_size, text.intermediate_size, text.num_attention_heads, text.num_key_value_heads = 96, 192, 3, 3
+    vision.hidden_size, vision.intermediate_size, vision.num_attention_heads = 64, 128, 2
+    torch.manual_seed(0)
+    small = InternVLForConditionalGeneration(desk.config)
+    small.generation_config = desk.generation_config
+    small.save_pretrained(folder)
     return folder
 
 

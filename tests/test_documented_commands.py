@@ -71,7 +71,11 @@ def workplace(tmp_path, desk):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_documented_python_commands_run_as_they_stand(workplace):
+    """Protects what users copy: every Python command of pipeline.md and reproduce.md that needs no model runs as it
+    stands."""
+
     def run(*command):
         done = run_forked(*command, before=lambda: os.chdir(workplace))
         assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
