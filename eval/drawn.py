@@ -15,11 +15,11 @@ from mm_prm.fields import image_value
 from mm_prm.files import read_object, write_json
 from mm_prm.journal import Journal
 from mm_prm.judge import ProblemJudge
-from mm_prm.policy import Dialect, Rollout, Sampling
+from mm_prm.policy import Rollout
 from mm_prm.records import Problem, outcome_fields
 
-DECIDING = ("method", "num_rollouts", "number", "policy", *Sampling.__dataclass_fields__, *Dialect.__dataclass_fields__)
-DECIDING += ("judge", "judge_model", "seed", "benchmark")
+PATHS = ("data", "checkpoint")
+DECIDED = ("dtype", "judge_model")  # in a run's description: what became of the flag
 Draw = Callable[[argparse.Namespace, list[Problem], Journal], Coroutine[Any, Any, None]]
 Rows = list[dict[str, Any]]
 
@@ -65,9 +65,10 @@ def check_made(args: argparse.Namespace, run_file: Path) -> None:
     if not run_file.exists():
         return
     run, now = read_object(run_file), {"policy": args.model, **vars(args)}
-    other = [name for name in DECIDING if None not in (run.get(name), now.get(name)) and run[name] != now[name]]
-    if Path(str(run.get("data"))).name != Path(str(now["data"])).name:
-        other.append("data")
+    now |= {name: Path(str(now[name])).name for name in PATHS if now.get(name) is not None}  # from any working folder
+    run |= {name: Path(str(run[name])).name for name in PATHS if name in run}
+    told = [name for name in run if now.get(name) is not None and name not in DECIDED]
+    other = [name for name in told if run[name] != (list(now[name]) if isinstance(now[name], tuple) else now[name])]
     if other:
         raise BadInput(f"{args.output_file} was made with another --{', --'.join(other)}; use another --output_file")
 

@@ -338,6 +338,8 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_end(problems, prm_folder,
     assert without_seconds(resumed) == without_seconds(whole)
     again = search(server, problems, prm_folder, tmp_path / "out.json", *flags)
     assert again.returncode == 0 and "already there" in again.stdout
+    other = search(server, problems, prm_folder, tmp_path / "out.json", *flags, "--branch", 4, "--beam", "8:4")
+    assert other.returncode == 2 and "made with another --branch, --beam" in other.stderr
 
 
 def test_a_problem_without_a_finished_candidate_loses(problems, prm_folder, tmp_path):
