@@ -16,6 +16,6 @@ export HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest -q -m "not slow"
+.venv/bin/python -m pytest -q -n 3 -m "not slow" # two cores, one of three waits for a server or a clock
 [ "${1:-}" = --fast ] || # files whole: their tests share a server
   .venv/bin/python -m pytest -q -m slow --dist loadfile --no-loadscope-reorder --durations=12
