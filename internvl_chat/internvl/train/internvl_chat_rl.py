@@ -118,8 +118,8 @@ def check_settings(args: argparse.Namespace, processes: int) -> None:
     own = {name: value for name, value in vars(args).items() if name not in FREE_FLAGS} | {"processes": processes}
     own = json.loads(json.dumps(own, default=str))
     path = args.output_dir / "settings.json"
-    if path.exists() and (before := read_json(path)) != own:
-        other = sorted(name for name in {*own, *before} if own.get(name) != before.get(name))
+    before = read_json(path) if path.exists() else own
+    if other := sorted(name for name in {*own, *before} - FREE_FLAGS if own.get(name) != before.get(name)):
         raise cli.BadInput(f"{args.output_dir} was begun with another --{', --'.join(other)}; use another --output_dir")
     write_json(path, own)
 
