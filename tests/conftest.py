@@ -48,6 +48,7 @@ class Forked:
                 sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
                 os.chdir(ROOT)
                 sys.argv = [str(script), *map(str, args)]
+                forget_processes()
                 if before:
                     before()
                 runpy.run_path(str(script), run_name="__main__")
@@ -81,6 +82,12 @@ class Forked:
 def run_forked(script, *args, before=None):
     """Run one of the project's scripts in a fork; returns the finished process with text output."""
     return Forked(script, *args, before=before).wait()
+
+
+def forget_processes():
+    """In a fork: accelerate looks anew whether it is one process of several, whatever an earlier test told it."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def deepspeed_on_cpu():
