@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from labels_measure import Scored, until_first_error
 from labels_sets import account, mix
-from labels_study import Seed, f1, report, until_first_error
+from labels_study import f1, report
 from step_truth import right_steps
 
 from mm_prm.files import read_json
@@ -28,10 +29,12 @@ WRONG = [[0.9, 0.2, 0.3], [0.9, 0.8, 0.9]]
 @pytest.fixture
 def run(tmp_path):
     """Two seeds: one is right on both test problems, one on the first alone."""
-    (tmp_path / "k100" / "scored").mkdir(parents=True)
+    (tmp_path / "k100" / "measured").mkdir(parents=True)
     for seed, second in enumerate((RIGHT, WRONG)):
         records = [record("d", "dev", RIGHT), record("a", "test", RIGHT), record("b", "test", second)]
-        (tmp_path / "k100" / "scored" / f"plain8-{seed}.json").write_text(json.dumps(records))
+        (tmp_path / f"scored-{seed}.json").write_text(json.dumps(records))
+        measured = Scored.read(tmp_path / f"scored-{seed}.json").measured()
+        (tmp_path / f"k100/measured/plain8-{seed}.json").write_text(json.dumps(measured))
     for which in (0, 1):
         root = Node([], 0.5, 0, 2, 1, [STEPS[0]], [1], [STEPS[1]], [1])
         write_tree(tmp_path / f"k100/plain8-{which}/trees/t.json", Tree("t", "q", "7", [], root, {"rollouts": 2}))
@@ -40,15 +43,15 @@ def run(tmp_path):
 
 
 def test_a_seed_chooses_on_dev_and_is_counted_on_test(run):
-    seed = Seed.read(run / "k100/scored/plain8-1.json")
-    assert 0.1 < seed.threshold <= 0.8 and seed.columns[seed.rule].tolist() == [1, 0]
+    seed = Scored.read(run / "scored-1.json")
+    assert 0.1 < seed.threshold <= 0.8 and seed.measured()["accuracy"]["best_of_16"] == [1, 0]
     assert seed.found.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1]]
     assert until_first_error(seed.test[0]) == [(0.9, 1), (0.8, 1), (0.9, 1), (0.9, 1), (0.1, 0)]
     assert 0 < seed.step_auroc < 1
 
 
 def test_f1_is_the_mean_of_the_seeds(run):
-    value, draws = f1(np.array([Seed.read(run / f"k100/scored/plain8-{n}.json").found for n in (0, 1)]))
+    value, draws = f1(np.array([Scored.read(run / f"scored-{n}.json").found for n in (0, 1)]))
     assert value == pytest.approx((1 + 0.5) / 2) and draws.min() == 0 and draws.max() == 1
     assert draws.mean() == pytest.approx(0.75, abs=0.02)
 

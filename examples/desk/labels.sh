@@ -6,6 +6,7 @@
 # Policies that say a step in one way, in 10 and in 100; trees and plain rollouts of each, twice; PRMs with different labels,
 # five times each (training seeds 0 to 2 on the first set of rollouts, 3 and 4 on the second; three of these where the
 # policy is not the one of 100 wordings), all with as many training steps. One policy is finished before the next begins.
+# ALL="k100 k1" and ROWS="edges plain8" limit it to some policies and PRMs. A PRM and its scores are removed once measured.
 # labels_study.py makes the tables from what is there: Best-of-16 with the rule fixed on dev, and the F1 of finding the
 # first wrong step with the threshold fixed on dev, whose truth the generator knows.
 set -euo pipefail
@@ -26,7 +27,7 @@ k10      10  0.6
 slips30  100 0.3
 "
 
-ALL="$(echo "$POLICIES" | awk 'NF { print $1 }') rl"
+ALL=${ALL:-$(echo "$POLICIES" | awk 'NF { print $1 }') rl}
 
 # Sets of rollouts: problems, rollouts of a state, searches
 SETS="
@@ -75,7 +76,11 @@ field() { # table, name, number of the field (2- for the rest)
 
 names() { echo "$1" | awk 'NF { print $1 }'; }
 
-prms_of() { if [ "$1" = k100 ]; then names "$PRMS"; else echo "$CORNERS" | tr ' ' '\n'; fi; }
+prms_of() { # a policy's rows
+  local rows=$CORNERS
+  [ "$1" != k100 ] || rows=$(names "$PRMS")
+  echo "${ROWS:-$rows}" | tr ' ' '\n'
+}
 
 runs_of() { if [ "$1" = k100 ]; then echo "$RUNS"; else echo "$RUNS" | cut -d' ' -f1-3; fi; }
 
@@ -147,8 +152,8 @@ mix() { # trees of the first 50 problems, plain rollouts of the others
 # ---------------------------------------------------------------- PRMs
 
 one() { # policy, PRM, set of rollouts, training seed
-  local policy=$1 name=$2 rows=$RUN/$1/rows/$2-$3 prm=$RUN/$1/prms/$2-$4 scored=$RUN/$1/scored/$2-$4.json flags more=()
-  [ ! -e "$scored" ] || return 0
+  local policy=$1 name=$2 rows=$RUN/$1/rows/$2-$3 prm=$RUN/$1/prms/$2-$4 measured=$RUN/$1/measured/$2-$4.json flags more=()
+  [ ! -e "$measured" ] || return 0
   flags=$(field "$PRMS" "$name" 4-)
   case $flags in *hidden*) more=(--policy "$RUN/$policy/policy") ;; esac
   # shellcheck disable=SC2086  # a list of flags
@@ -156,7 +161,8 @@ one() { # policy, PRM, set of rollouts, training seed
   [ -e "$prm/train_results.json" ] || train_prm "$RUN/$policy/policy" "${rows}_meta.json" "$prm" 1 1e-3 \
     --max_steps "$STEPS" --per_device_train_batch_size 16 --seed "$4" --report_to none --label_loss "$(field "$PRMS" "$name" 3)"
   "$PYTHON" eval/prm/evaluate_prm.py --checkpoint "$prm" --input_file "$RUN/$policy/candidates.json" \
-    --output_file "$scored"
+    --output_file "$prm/scored.json"
+  "$PYTHON" examples/desk/labels_measure.py "$prm/scored.json" "$measured"
   rm -rf "$prm"
 }
 
@@ -164,7 +170,7 @@ prms_left() { # of a policy: one line for each, the first seed of all before the
   local run prm
   for run in $(runs_of "$1"); do
     for prm in $(prms_of "$1"); do
-      [ -e "$RUN/$1/scored/$prm-${run#*-}.json" ] || echo "$1 $prm ${run%-*} ${run#*-}"
+      [ -e "$RUN/$1/measured/$prm-${run#*-}.json" ] || echo "$1 $prm ${run%-*} ${run#*-}"
     done
   done
 }
@@ -192,10 +198,10 @@ done
 make_base
 for policy in $ALL; do
   make_policy "$policy"
-  mkdir -p "$RUN/$policy/rows" "$RUN/$policy/scored"
+  mkdir -p "$RUN/$policy/rows" "$RUN/$policy/measured"
   stage "$policy: drawing" "$RUN/$policy/drawn.done" with_server "$RUN/$policy/policy" "$RUN/logs/server_$policy.log" \
     bash $SELF --draw "$policy"
-  [ "$policy" != k100 ] || mix
+  [ "$policy" != k100 ] || [[ " ${ROWS:-mix} " != *" mix "* ]] || mix
   touch "$RUN/$policy/drawn.done"
   stage "$policy: its candidates with the truth of their steps" "$RUN/$policy/candidates.json" \
     "$PYTHON" examples/desk/labels_sets.py join "$RUN/$policy" "$DATA"

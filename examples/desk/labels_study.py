@@ -2,11 +2,12 @@
 
     python examples/desk/labels_study.py --run_dir runs/desk_labels
 
-Writes tables.md and frontier.png. For every training seed the rule of
-Best-of-16 and the threshold of a wrong step are the best ones on dev. F1 is
-the harmonic mean of the shares of solutions without and with a wrong step whose
-first wrong step, or its absence, was found. Intervals: 95 % of 2,000 bootstraps
-that draw seeds (with their sets of rollouts) and test problems.
+Reads <policy>/measured and the account.json of the sets of rollouts, writes
+tables.md and frontier.png. For every training seed the rule of Best-of-16 and
+the threshold of a wrong step are the best ones on dev. F1 is the harmonic mean
+of the shares of solutions without and with a wrong step whose first wrong step,
+or its absence, was found. Intervals: 95 % of 2,000 bootstraps that draw seeds
+(with their sets of rollouts) and test problems.
 """
 
 from __future__ import annotations
@@ -25,15 +26,13 @@ from matplotlib.figure import Figure
 # ruff: noqa: E402 - a study runs the stages' own code
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "eval/prm"))
-from step_errors import METRICS, best_threshold, count, first_error_f1, parse_steps, units_of
+from labels_measure import WITHOUT_PRM
+from step_errors import first_error_f1
 
 from mm_prm import cli
 from mm_prm.files import read_json, write_atomic
-from mm_prm.records import read_checked
-from mm_prm.selection import AGGREGATIONS, Candidates, accuracy_columns
-from mm_prm.statistics import auroc, in_percent, interval, markdown_table, two_way_means, two_way_times
+from mm_prm.statistics import in_percent, interval, markdown_table, two_way_means, two_way_times
 
-CANDIDATES = 16
 POLICIES = {
     "k100": "100 wordings",
     "k10": "10 wordings",
@@ -70,58 +69,6 @@ LINES = {  # of the figure
     "plain rollouts of 400 and 800 problems": ("plain4x400", "plain2x800"),
 }
 
-# ---------------------------------------------------------------- one PRM
-
-
-@dataclass
-class Seed:
-    """One trained PRM's scores of the dev and test candidates."""
-
-    dev: list[dict[str, Any]]
-    test: list[dict[str, Any]]
-
-    @classmethod
-    def read(cls, path: Path) -> Seed:
-        records = read_checked(path, parse_steps)
-        return cls(*([record for record in records if record["part"] == part] for part in ("dev", "test")))
-
-    @cached_property
-    def rule(self) -> str:
-        columns = accuracy_columns([Candidates.of(record) for record in self.dev], CANDIDATES)
-        return max(AGGREGATIONS, key=lambda name: columns[name].mean())
-
-    @cached_property
-    def columns(self) -> dict[str, np.ndarray]:
-        return accuracy_columns([Candidates.of(record) for record in self.test], CANDIDATES)
-
-    @cached_property
-    def threshold(self) -> float:
-        metric = METRICS["processbench"]
-        units = np.concatenate([units_of(record, metric.units) for record in self.dev])
-        return best_threshold([units], metric)["threshold"]
-
-    @cached_property
-    def found(self) -> np.ndarray:
-        """[test problems, 4]: solutions without a wrong step judged so, all of these; the same of the others."""
-        return np.stack([count(units_of(r, METRICS["processbench"].units), [self.threshold])[0] for r in self.test])
-
-    @cached_property
-    def step_auroc(self) -> float:
-        """Of right and wrong steps, up to the first wrong one."""
-        pairs = [pair for record in self.test for pair in until_first_error(record)]
-        scores, labels = np.array(pairs, dtype=np.float64).T
-        return auroc(scores, labels > 0.5) or float("nan")
-
-
-def until_first_error(record: dict[str, Any]) -> list[tuple[float, int]]:
-    """(score, right?) of the steps that are right or the first wrong one of their solution."""
-    pairs: list[tuple[float, int]] = []
-    for scores, labels in zip(record["prm_scores"], record["step_labels"], strict=True):
-        stop = labels.index(0) + 1 if 0 in labels else len(labels)
-        pairs += zip(scores[:stop], labels[:stop], strict=True)
-    return pairs
-
-
 # ---------------------------------------------------------------- numbers with intervals
 
 
@@ -147,8 +94,9 @@ def accounts(run: Path, policy: str, rollouts: str) -> list[dict[str, float]]:
     return [read_json(path) for path in paths]
 
 
-def seeds_of(run: Path, policy: str, prm: str) -> list[Seed]:
-    return [Seed.read(path) for path in sorted((run / policy / "scored").glob(f"{prm}-[0-9].json"))]
+def seeds_of(run: Path, policy: str, prm: str) -> list[dict[str, Any]]:
+    """What labels_measure.py wrote of each."""
+    return [read_json(path) for path in sorted((run / policy / "measured").glob(f"{prm}-[0-9].json"))]
 
 
 @dataclass
@@ -156,25 +104,28 @@ class Result:
     """What a PRM's seeds showed."""
 
     name: str
-    seeds: list[Seed]
+    seeds: list[dict[str, Any]]
     rollouts: float
     seconds: float
     singles: float
 
+    def accuracy_by(self, rule: str) -> tuple[float, np.ndarray]:
+        return accuracy(np.array([seed["accuracy"][rule] for seed in self.seeds]))
+
     @cached_property
     def accuracy(self) -> tuple[float, np.ndarray]:
-        return accuracy(np.array([seed.columns[seed.rule] for seed in self.seeds]))
+        return self.accuracy_by("best_of_16")
 
     @cached_property
     def f1(self) -> tuple[float, np.ndarray]:
-        return f1(np.array([seed.found for seed in self.seeds]))
+        return f1(np.array([seed["found"] for seed in self.seeds]))
 
     def row(self) -> list[str]:
-        rules = ", ".join(sorted({seed.rule for seed in self.seeds}))
-        vote = accuracy(np.array([seed.columns["weighted_vote"] for seed in self.seeds]))
+        rules = ", ".join(sorted({seed["rule"] for seed in self.seeds}))
+        vote = self.accuracy_by("weighted_vote")
         cells = [PRMS[self.name][1], f"{self.rollouts:,.0f}", f"{self.seconds:.0f}", f"{100 * self.singles:.0f} %"]
         cells += [str(len(self.seeds)), in_percent(*self.accuracy), rules, in_percent(*vote), in_percent(*self.f1)]
-        return [*cells, f"{fmean(seed.step_auroc for seed in self.seeds):.3f}"]
+        return [*cells, f"{fmean(seed['auroc'] for seed in self.seeds):.3f}"]
 
 
 def results(run: Path, policy: str) -> list[Result]:
@@ -188,11 +139,10 @@ def results(run: Path, policy: str) -> list[Result]:
     return found
 
 
-def baselines(seed: Seed) -> str:
-    names = ("random", "majority", "likelihood", "pass")
-    return ", ".join(
-        f"{name} {in_percent(*accuracy(seed.columns[name][None]))}" for name in names if name in seed.columns
-    )
+def baselines(result: Result) -> str:
+    """They are the same for every PRM."""
+    names = [name for name in WITHOUT_PRM if name in result.seeds[0]["accuracy"]]
+    return ", ".join(f"{name} {in_percent(*result.accuracy_by(name))}" for name in names)
 
 
 def table(found: Sequence[Result]) -> list[str]:
@@ -226,12 +176,12 @@ def report(run: Path) -> str:
     lines: list[str] = []
     for policy, title in POLICIES.items():
         if found := results(run, policy):
-            first = found[0].seeds[0]
-            lines += [f"## {title}", "", f"{len(first.test)} test problems; {baselines(first)}", "", *table(found)]
+            problems = len(found[0].seeds[0]["found"])
+            lines += [f"## {title}", "", f"{problems} test problems; {baselines(found[0])}", "", *table(found)]
             if policy == "k100":
                 draw_frontier(found, run / "frontier.png")
     if not lines:
-        raise cli.BadInput(f"{run}: nothing scored yet")
+        raise cli.BadInput(f"{run}: nothing measured yet")
     return "\n".join(lines)
 
 
