@@ -72,3 +72,10 @@ def test_the_tables(run):
 def test_a_search_without_candidates_is_wrong():
     lost = record(0, [0], 5, 5) | {"solutions_splits": [[]], "prm_scores": [[]], "answers": [""]}
     assert Search([lost], 1.0, "min").right.tolist() == [0.0]
+
+
+def test_the_rules_of_all_prms_are_named_whoever_searched_first(run):
+    (run / "dev_1.json").write_text(json.dumps([record(0, [1, 0], 1, 1)]))
+    write(run, "best_of_n-4-1", [record(n, [1, 0, 0, 0], 40, 104) for n in range(2)])
+    (line,) = (line for line in report(run).splitlines() if "rules fixed on dev" in line)
+    assert len(line.split(":")[1].split(", ")) == 2

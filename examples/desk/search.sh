@@ -2,7 +2,7 @@
 # Does a PRM find more while the policy writes than afterwards? Every method of guided_search.py at desk scale, against
 # Best-of-N at equal cost: docs/desk_search.md.
 #
-#   bash examples/desk/search.sh      two hours on 2 CPU cores, after quickstart.sh; resumable
+#   bash examples/desk/search.sh      one to two hours on 2 CPU cores, after quickstart.sh; resumable
 #
 # Two policies (teachers that slip in 60 and in 30 % of their solutions), three PRMs (training seeds, from the rollouts of
 # the first policy), N = 4, 16, 64. search_study.py makes tables and figure of what is there.

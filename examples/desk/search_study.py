@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from mm_prm import cli
 from mm_prm.files import read_object, write_atomic
@@ -204,6 +205,7 @@ def draw(parts: Sequence[tuple[str, dict[tuple[str, int], Group], BestOfN | None
             for number in range(1, len(METHODS)):
                 draw_method(axes, groups, number, account)
             axes.set(xscale="log", xlabel=what, ylabel="accuracy, %")
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}", minor_formatter="")
             axes.grid(alpha=0.25)
         line[0].set_title(title, loc="left")
         line[0].legend(fontsize=7)
@@ -217,7 +219,7 @@ def report(run: Path) -> str:
         if groups:
             curve = curve_of(groups)
             first = next(iter(groups.values()))
-            rules = ", ".join(search.rule for search in first.values())
+            rules = ", ".join(search.rule for search in max(groups.values(), key=len).values())
             count = len(next(iter(first.values())).records)
             lines += [
                 f"## {title}",
