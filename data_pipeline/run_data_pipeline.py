@@ -226,6 +226,7 @@ def main() -> None:
     problems, skipped = read_seed(args.input_file, args.skip_invalid)
     for line in skipped:
         print(f"skipped: {line}")
+    cli.end_of_check()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.log_file:
         args.log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,8 @@ NODE_RANK=${NODE_RANK:-0}                       # 0 to NNODES - 1
 # Policy: a checkpoint to serve here, or the endpoints (URL[,URL]) of servers that run already
 POLICY_MODEL=${POLICY_MODEL:-}
 POLICY_ENDPOINT=${POLICY_ENDPOINT:-}
-POLICY_NAME=${POLICY_NAME:-${POLICY_MODEL:-policy}}   # kept in the trees; a partial tree of another policy is begun anew
+[ -z "$POLICY_ENDPOINT" ] || POLICY_NAME=${POLICY_NAME:-policy}   # what a server that runs calls it
+POLICY_NAME=${POLICY_NAME:-${POLICY_MODEL:-}}   # kept in the trees; a partial tree of another policy is begun anew
 PORT=${PORT:-8000}
 VLLM_ARGS=${VLLM_ARGS:-}                        # more flags for vLLM
 
@@ -76,6 +77,8 @@ fi
 export SPLIT_DIR OUTPUT_DIR LOG_DIR NNODES NODE_RANK POLICY_ENDPOINT POLICY_NAME PYTHON
 [ -z "$POLICY_ENDPOINT" ] || annotate_chunks "$@"
 
+check_first "$PYTHON" "$HERE/run_data_pipeline.py" --input_file "$SPLIT_DIR/questions_part_$(parts_of_this_node | head -n 1).json" \
+  --output_dir "$OUTPUT_DIR" --model "$POLICY_NAME" "$@"
 # The launcher calls this script again, with POLICY_ENDPOINT set to the servers it started
 SERVER_LOG=$LOG_DIR/policy_server.log
 [ "$NNODES" -eq 1 ] || SERVER_LOG=$LOG_DIR/policy_server_node$NODE_RANK.log

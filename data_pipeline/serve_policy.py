@@ -155,6 +155,8 @@ def stop(processes: Sequence[subprocess.Popen], patience: float = 20) -> None:
 def start(command: list[str], log: Path | None, variables: Mapping[str, str]) -> subprocess.Popen:
     """Start a process in a group of its own; with a log, both its outputs go there."""
     env = {**os.environ, **variables}
+    # A command's bare `python` is the one that runs this, whether its environment is active or not.
+    env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env["MM_PRM_DIE_WITH_PARENT"] = "1"  # scripts that the command starts in turn
     env["no_proxy"] = ",".join(filter(None, [env.get("no_proxy"), "127.0.0.1"]))
     env.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")

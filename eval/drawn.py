@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import DETAILS, read_benchmark
-from mm_prm import __version__
-from mm_prm.cli import BadInput
+from mm_prm import __version__, cli
 from mm_prm.fields import image_value
 from mm_prm.files import read_object, write_json
 from mm_prm.journal import Journal
@@ -70,7 +69,9 @@ def check_made(args: argparse.Namespace, run_file: Path) -> None:
     told = [name for name in run if now.get(name) is not None and name not in DECIDED]
     other = [name for name in told if run[name] != (list(now[name]) if isinstance(now[name], tuple) else now[name])]
     if other:
-        raise BadInput(f"{args.output_file} was made with another --{', --'.join(other)}; use another --output_file")
+        raise cli.BadInput(
+            f"{args.output_file} was made with another --{', --'.join(other)}; use another --output_file"
+        )
 
 
 def make_file(
@@ -90,6 +91,7 @@ def make_file(
         print(f"{output}: already there")
         return None
     problems = read_benchmark(args.benchmark, args.data, args.download, output.parent, args.image_root)
+    cli.end_of_check()
     output.parent.mkdir(parents=True, exist_ok=True)
     with Journal(partial) as journal:
         records = make_records(args, draw, problems, journal)

@@ -108,6 +108,7 @@ else
   if [ -n "$POLICY_ENDPOINT" ]; then
     "$@"
   else
+    check_first "$@"
     # shellcheck disable=SC2086  # VLLM_ARGS is a list of flags
     "$PYTHON" "$HERE/../data_pipeline/serve_policy.py" --model "$POLICY_MODEL" --name "$POLICY_NAME" --port "$PORT" \
       --log "$ROLLOUTS.server.log" $VLLM_ARGS -- "$@"

@@ -1,4 +1,4 @@
-# Sourced by the shell scripts, with ROOT set: how they refuse, and PYTHON, which is the active Python, unless it lacks this
+# Sourced by the shell scripts, with ROOT set: how they refuse, what they try first, and PYTHON, which is the active Python, unless it lacks this
 # checkout and .venv is there.
 fail() {
   echo "error: $*" >&2
@@ -8,6 +8,10 @@ fail() {
 check_node() { # which of the machines is this one?
   [ "$NODE_RANK" -ge 0 ] 2>/dev/null && [ "$NODE_RANK" -lt "$NNODES" ] 2>/dev/null ||
     fail "NODE_RANK=$NODE_RANK: must be a number from 0 to NNODES - 1 (NNODES=$NNODES)"
+}
+
+check_first() { # a worker's command: its flags and input are read before a server is started for it, which takes minutes
+  MM_PRM_CHECK=1 POLICY_ENDPOINT=http://127.0.0.1:$PORT/v1 "$@" >/dev/null || exit $?
 }
 
 if [ -z "${PYTHON:-}" ]; then

@@ -1,6 +1,7 @@
 """The launcher of the policy server, with small real processes in the server's place."""
 
 import inspect
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import serve_policy
 from conftest import ROOT
-from serve_policy import Server, serve_while
+from serve_policy import Server, serve_while, start
 
 from mm_prm.cli import BadInput, Fault
 
@@ -197,7 +198,7 @@ def test_nothing_survives_the_launcher(tmp_path, name):
     launcher = f"""
 from importlib.metadata import entry_points
 from pathlib import Path
-from serve_policy import Server, serve_while
+from serve_policy import Server, serve_while, start
 import sys
 server = Server([sys.executable, "-c", {SERVER!r}, "{port}"], {port}, Path({str(tmp_path / "log")!r}))
 serve_while(["sh", "-c", "{sys.executable} {child} {port}; true"], [server], 10)
@@ -286,7 +287,8 @@ def test_unfinished_problems_let_the_next_chunk_go_on_and_a_fault_does_not(tmp_p
 
 
 def test_the_launcher_calls_the_chunks_back_with_its_endpoints(tmp_path):
-    worker = """case $1 in *serve_policy.py)
+    worker = """[ -z "${MM_PRM_CHECK:-}" ] || exit 0
+      case $1 in *serve_policy.py)
         echo "$@"
         while [ "$1" != -- ]; do shift; done
         shift
@@ -342,3 +344,34 @@ def test_a_server_on_a_cpu_waits_asleep(monkeypatch):
         monkeypatch.setenv(name, value)
     plugin.load()()
     assert inspect.signature(condition).parameters["busy_loop_s"].default == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "seed", "message"),
+    [
+        (["data_pipeline/run_data_pipeline.sh", "--jugde", "rule"], {}, "--jugde"),
+        (["data_pipeline/run_data_pipeline.sh"], {"image_path": "none.png"}, "none.png"),
+        (["eval/evaluate.sh", "prm", "seed/questions_part_1.json", "--jugde", "rule"], {}, "--jugde"),
+    ],
+)
+def test_flags_and_problems_are_read_before_a_server_is_started(tmp_path, script, seed, message):
+    problem = {"id": "1", "question": "2 + 2?", "correct_answer": "4"} | seed
+    for folder, name, text in (
+        ("prm", "config.json", "{}"),
+        ("seed", "questions_part_1.json", json.dumps([problem])),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text)
+    env = {**os.environ, "PYTHON": sys.executable, "POLICY_MODEL": "policy", "SPLIT_DIR": "seed", "LOG_DIR": "logs"}
+    command = ["sh", ROOT / script[0], *script[1:]]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and message in done.stderr and "waiting for" not in done.stdout
+
+
+def test_a_command_beside_the_servers_finds_the_python_that_started_it(tmp_path):
+    env = {"PATH": "/usr/bin:/bin"}
+    with start(
+        ["python", "-c", f"import sys; open({str(tmp_path / 'who')!r}, 'w').write(sys.prefix)"], None, env
+    ) as one:
+        one.wait()
+    assert (tmp_path / "who").read_text() == sys.prefix

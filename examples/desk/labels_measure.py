@@ -1,4 +1,4 @@
-"""A PRM's scored candidates -> what the tables of labels.sh take from them, a few kilobytes.
+"""A PRM's scored candidates -> what the tables of labels.sh take from them: kilobytes.
 
     python examples/desk/labels_measure.py scored.json measured.json
 

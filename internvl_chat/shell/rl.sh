@@ -30,6 +30,8 @@ serve() { # the launcher calls this script again, with POLICY_ENDPOINT set to th
     GPU) VLLM_ARGS="--gpu-memory-utilization $VLLM_MEMORY $VLLM_ARGS" ;;
     *) VLLM_ARGS="--dtype float32 $VLLM_ARGS" ;;  # as the trainer: what is served is compared with it
   esac
+  check_first "$PYTHON" "$CHAT/internvl/train/internvl_chat_rl.py" --model_name_or_path "$MODEL_PATH" --seed_file "$SEED_FILE" \
+    --output_dir "$OUTPUT_DIR" "$@"
   # Weights are handed over by vLLM's development paths. serve_policy.py's servers listen on 127.0.0.1 alone.
   export VLLM_SERVER_DEV_MODE=1
   # shellcheck disable=SC2086  # VLLM_ARGS is a list of flags

@@ -171,6 +171,7 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.get_logger("accelerate.utils.other").setLevel("ERROR")  # the same line for every checkpoint
     problems, held_out = read_problems(args)
+    cli.end_of_check()
     hidden = load_config(args.model_name_or_path).text_config.hidden_size
     accelerator = make_accelerator(args, hidden)
     processes = Processes(accelerator)
