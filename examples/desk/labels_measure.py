@@ -1,4 +1,4 @@
-"""A PRM's scored candidates -> what the tables of labels.sh take from them: kilobytes.
+"""A PRM's scored candidates -> a few kilobytes for the tables of labels.sh.
 
     python examples/desk/labels_measure.py scored.json measured.json
 
