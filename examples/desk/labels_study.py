@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 # ruff: noqa: E402 - a study runs the stages' own code
 ROOT = Path(__file__).parents[2]
@@ -157,14 +158,16 @@ def draw_frontier(found: Sequence[Result], path: Path) -> None:
         figure.subplots(1, 2), ("Best-of-16, %", "first-error F1, %"), ("accuracy", "f1"), strict=True
     ):
         for number, (label, names) in enumerate(LINES.items()):
-            for name in filter(by_name.__contains__, names):
+            there = [name for name in names if name in by_name]
+            for name in there:
                 value, draws = getattr(by_name[name], kind)
                 low, high = interval(draws)
                 at, style = by_name[name].rollouts, {"color": f"C{number}"}
                 axes.plot([at, at], [100 * low, 100 * high], alpha=0.5, **style)
-                axes.plot(at, 100 * value, "o", label=label if name == names[0] else None, **style)
+                axes.plot(at, 100 * value, "o", label=label if name == there[0] else None, **style)
                 axes.annotate(name, (at, 100 * value), fontsize=6, xytext=(3, 2), textcoords="offset points")
         axes.set(xscale="log", xlabel="rollouts drawn", ylabel=title)
+        axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:,.0f}", minor_formatter="")
         axes.margins(x=0.15)
         axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
