@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Install what is missing, then run ruff, mypy, the fast tests and the slow ones (a real policy server, the small study).
 #
-#   bash run_tests.sh           everything, 15 to 20 minutes on 2 CPU cores
-#   bash run_tests.sh --fast    the fast tests alone, two to four minutes
+#   bash run_tests.sh           everything, 6 to 20 minutes on 2 CPU cores
+#   bash run_tests.sh --fast    the fast tests alone, one to four minutes
 set -euo pipefail
 cd "$(dirname "$0")"
 case ${1:-} in

@@ -67,7 +67,8 @@ def gradients(model: Any, run: Callable[[], object]) -> Tensor:
 def packing(args: Any) -> Result:
     """Gradients of a packed problem against the released way, one path per sequence, as one long vector.
 
-    Bfloat16 rounds both ways: its bound is three times the released way's own distance from float32.
+    Bfloat16 rounds both ways: its bound is six times the released way's own distance from float32. The errors of
+    nine passes that round on their own cancel to a third of one pass's; twice that is allowed.
     """
     shape = "tiny" if args.tiny else "cpu"
     problem = paths(2, 0, shape)
@@ -109,7 +110,7 @@ def compared(
         model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
         reference = gradients(model, lambda: one_by_one(model, pixels.to(dtype))) / scale  # noqa: B023
         exact = reference if exact is None else exact
-        bound = 1e-4 if dtype == torch.float32 else 3 * distance(reference, exact)
+        bound = 1e-4 if dtype == torch.float32 else 6 * distance(reference, exact)
         for attention in ("segments", "flex_attention") if DEVICE == "cuda" else ("segments",):
             model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
             found = distance(gradients(model, lambda: together(model, pixels.to(dtype))), exact)  # noqa: B023
