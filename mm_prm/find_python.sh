@@ -1,5 +1,5 @@
-# Sourced by the shell scripts, with ROOT set: how they refuse, what they try first, and PYTHON, which is the active Python, unless it lacks this
-# checkout and .venv is there.
+# Sourced by the shell scripts, with ROOT set: how they refuse, what they try first, and PYTHON, which is the active Python,
+# unless it lacks this checkout and .venv is there.
 fail() {
   echo "error: $*" >&2
   exit 2
