@@ -22,7 +22,7 @@ from typing import Any
 
 from mm_prm import cli
 from mm_prm.answers import glance, normalise
-from mm_prm.files import read_jsonl, write_jsonl
+from mm_prm.files import as_object, read_jsonl, write_jsonl
 from mm_prm.journal import Journal
 from mm_prm.judge import Judge, Undecided, add_judge_flags, judge_from_flags, shortened
 from mm_prm.records import Problem, parse_records
@@ -48,8 +48,7 @@ class Pair:
 
 def parse_pair(record: Any) -> dict[str, Any]:
     """Reference and answer may be numbers; an answer may be blank. Raises ValueError that names the field."""
-    if not isinstance(record, dict):
-        raise ValueError("must be an object")
+    as_object(record)
     for name in ("reference", "answer"):
         value = record.get(name)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):

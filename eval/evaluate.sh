@@ -37,13 +37,7 @@ ROOT=$(dirname "$HERE")
 . "$ROOT/mm_prm/find_python.sh"
 
 whole_path() { # of a file or folder, links resolved; a name that is neither stays as it is
-  if [ -d "$1" ]; then
-    (cd "$1" && pwd -P)
-  elif [ -e "$1" ]; then
-    echo "$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")"
-  else
-    echo "$1"
-  fi
+  realpath -e -- "$1" 2>/dev/null || echo "$1"
 }
 
 # A note beside a file says what it was made for

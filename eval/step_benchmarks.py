@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from mm_prm import cli
 from mm_prm.fields import image_list, image_value, whole_images
-from mm_prm.files import write_json
+from mm_prm.files import as_object, write_json
 from mm_prm.records import parse_records, placed_question, say_lost
 from mm_prm.tables import Row, Table, cell, local_tables
 
@@ -114,8 +114,7 @@ def read_samples(tables: list[Table], benchmark: str, image_root: Path | None) -
     bad: list[str] = []
 
     def parse(row: Any, folder: Path) -> None:
-        if not isinstance(row, dict):
-            raise ValueError(f"expected an object, found {type(row).__name__}")
+        as_object(row)
         sample = BENCHMARKS[benchmark].read(row) | {"benchmark": benchmark}
         images = whole_images(sample["image_path"], folder, "image")
         sample |= {"image_path": image_value(images), "question": placed_question(sample["question"], images)}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mm_prm.files import as_object
 from mm_prm.pictures import look, picture_path
 
 # What others call our fields, in small letters alone.
@@ -143,8 +144,7 @@ def is_number(value: Any) -> bool:
 
 def checked(record: Any, **types: type | tuple[type, ...]) -> dict[str, Any]:
     """The record, its id as text, when it has the fields. Raises ValueError that names the field."""
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {type(record).__name__}")
+    as_object(record)
     record = {**record, "id": as_text(record.get("id"))}
     for name, kind in {"id": str, **types}.items():
         if not isinstance(record.get(name), kind):

@@ -73,11 +73,18 @@ def _is_json(text: str) -> bool:
         return False
 
 
+def as_object(value: Any) -> dict[str, Any]:
+    """The value, where it is a JSON object. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
 def read_object(path: str | Path) -> dict[str, Any]:
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise BadInput(f"{path}: expected an object, found {type(data).__name__}")
-    return data
+    try:
+        return as_object(read_json(path))
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def read_json_list(path: str | Path) -> list[Any]:

@@ -36,6 +36,7 @@ STEP_ENDS = {"tags": "</step>", "paragraphs": "\n\n", "think": "\n\n"}
 STEP_FORMATS = tuple(STEP_ENDS)
 _STEP = re.compile(r"<step>(.*?)</step>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_DOUBLED = re.compile(r"<answer>\s*(?=<answer>)")
 _ANSWERS = re.compile(rf"{_ANSWER.pattern}(?:(?:\s|[,;]|and|or)*{_ANSWER.pattern})*", re.DOTALL)
 _THINK = re.compile(r"</?think>")  # around the paragraphs of `think`
 _STEP_HEADING = re.compile(r"^(?=[#* \t]*step[ \t]+\d+[* \t]*(?:[:.)\uff1a]|$))", re.IGNORECASE | re.MULTILINE)
@@ -61,7 +62,7 @@ def parse_solution(text: str, step_format: str = "tags", cut: bool = False) -> t
     The answer is None when the text never gives one (cut at the token limit, or not in the format);
     the rollout then holds the steps alone, possibly none. cut: the text ended at the token limit.
     """
-    text = _THINK.sub("", text) if step_format == "think" else text
+    text = _DOUBLED.sub("", _THINK.sub("", text) if step_format == "think" else text)
     body, answer = _split_tags(text) if step_format == "tags" else _split_paragraphs(text, cut)
     steps = [step.strip() for step in body if step.strip()]
     return (steps + [answer], answer) if answer else (steps, None)

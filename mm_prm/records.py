@@ -26,7 +26,7 @@ from mm_prm.fields import (
     text_field,
     whole_images,
 )
-from mm_prm.files import read_json_list
+from mm_prm.files import as_object, read_json_list
 from mm_prm.pictures import lost_pointers, place_pictures
 
 
@@ -54,8 +54,7 @@ class Problem:
 
 def parse_problem(record: Any, folder: Path) -> Problem:
     """One seed record; relative image paths belong to `folder`. Raises ValueError that names the field."""
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {type(record).__name__}")
+    as_object(record)
     id_, question, answer = (text_field(record, name) for name in ("id", "question", "correct_answer"))
     images = whole_images(pictures_of(record), folder)
     return Problem(id_, placed_question(question, images), answer, images, record)

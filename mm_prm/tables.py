@@ -14,7 +14,7 @@ from typing import Any
 
 from mm_prm.cli import BadInput, Fault, first_line
 from mm_prm.fields import image_value
-from mm_prm.files import missing, read_json, read_jsonl, write_atomic
+from mm_prm.files import as_object, missing, read_json, read_jsonl, write_atomic
 from mm_prm.pictures import picture_format, picture_path
 from mm_prm.records import Problem, parse_problem, parse_records, placed_question, say_lost
 
@@ -134,8 +134,7 @@ def read_problems(
         return {**row, "id": row.get(id_column, number)} if isinstance(row, dict) else row
 
     def parse(row: Any, source: Path) -> Problem:
-        if not isinstance(row, dict):
-            raise ValueError(f"expected an object, found {type(row).__name__}")
+        as_object(row)
         id_ = str(cell(row, id_column if id_column in row else "id", ANSWER))
         if id_ in seen:
             raise ValueError(f"field {id_column!r}: an earlier record has the same id")

@@ -21,7 +21,7 @@ from mm_prm.fields import (
     is_texts,
     pictures_of,
 )
-from mm_prm.files import missing, read_json, write_atomic
+from mm_prm.files import as_object, missing, read_json, write_atomic
 from mm_prm.pictures import picture_path
 
 UNDECIDED = ("undecided", "undecided_rollouts", "undecided_counts")  # fields of a node that are written where not empty
@@ -190,9 +190,7 @@ def write_tree(path: str | Path, tree: Tree) -> None:
 def read_tree(path: str | Path) -> Tree:
     """One tree file, its image paths absolute: relative ones belong to its folder. Raises BadInput that names it."""
     try:
-        data = read_json(path)
-        if not isinstance(data, dict):
-            raise ValueError(f"expected an object, found {type(data).__name__}")
+        data = as_object(read_json(path))
         check_text(data)
         tree = Tree.from_dict(data)
         tree.images = [picture_path(image, Path(path).parent) for image in tree.images]

@@ -82,7 +82,7 @@ def test_an_llm_alone_is_asked_about_every_pair_once(pairs):
         ('{"reference": " ", "answer": "5"}', "record 1: reference: is blank"),
         ('{"reference": true, "answer": "5"}', "record 1: reference: must be"),
         ('{"reference": "5", "answer": "5", "question": 5}', "record 1: question: must be a text"),
-        ('["5", "5"]', "record 1: must be an object"),
+        ('["5", "5"]', "record 1: expected an object, found list"),
         ("", "holds no record"),
     ],
 )

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from mm_prm import cli
 from mm_prm.fields import image_list, image_value, is_number, is_text
-from mm_prm.files import write_json
+from mm_prm.files import as_object, write_json
 from mm_prm.pictures import look
 from mm_prm.prm_format import process_text
 from mm_prm.records import parse_path, parse_records, placed_question, say_lost
@@ -227,8 +227,7 @@ def read_paths(
     def parse(row: Any) -> list[Row]:
         nonlocal blanks
         number = next(numbers)
-        if not isinstance(row, dict):
-            raise ValueError(f"expected an object, found {type(row).__name__}")
+        as_object(row)
         id_ = str(f"{Path(table.name).stem}-{number}" if row.get("id") in (None, "") else row["id"])
         labelled = [solution for solution in read(row) if any(label is not None for label in solution.labels)]
         paths = [path_record(id_, solution, root, image_dir) for solution in labelled]

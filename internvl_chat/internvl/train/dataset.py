@@ -11,7 +11,7 @@ from typing import Any
 
 from mm_prm.cli import BadInput
 from mm_prm.fields import is_count, is_number, is_probability, pictures_of, whole_images
-from mm_prm.files import read_jsonl, read_object
+from mm_prm.files import as_object, read_jsonl, read_object
 from mm_prm.prm_format import MARKER, check_placeholders, placeable, question_of
 from mm_prm.records import check_label_counts, parse_records
 
@@ -30,8 +30,7 @@ class Row:
 
 def parse_row(record: Any, root: Path, objective: str) -> Row:
     """One line of the training JSONL. Raises ValueError that names the field."""
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {type(record).__name__}")
+    as_object(record)
     images = whole_images(pictures_of(record, "image"), root, "image")
     turns = record.get("conversations")
     try:
