@@ -1,6 +1,5 @@
 """The launcher of the policy server, with small real processes in the server's place."""
 
-import inspect
 import json
 import os
 import signal
@@ -331,19 +330,40 @@ wait"""
     assert (tmp_path / "calls.saved").exists() and len((tmp_path / "calls").read_text().split()) == 1
 
 
-def test_a_server_on_a_cpu_waits_asleep(monkeypatch):
+def test_a_server_on_a_cpu_waits_asleep_and_every_message_wakes_it(monkeypatch, tmp_path):
     """Its processes wait for each other's messages without spinning: vLLM takes the installed plugin's word for it."""
     shm_broadcast = pytest.importorskip("vllm.distributed.device_communicators.shm_broadcast")
-    condition = shm_broadcast.SpinCondition
-    monkeypatch.setattr(condition.__init__, "__defaults__", condition.__init__.__defaults__)
+    zmq = pytest.importorskip("zmq")
+    as_it_is = shm_broadcast.SpinCondition
+    monkeypatch.setattr(shm_broadcast, "SpinCondition", as_it_is)
     (plugin,) = [found for found in entry_points(group="vllm.general_plugins") if found.name == "mm_prm"]
     monkeypatch.delenv("MM_PRM_VLLM_SPIN", raising=False)
     plugin.load()()
-    assert inspect.signature(condition).parameters["busy_loop_s"].default == 1  # elsewhere as it is
+    assert shm_broadcast.SpinCondition is as_it_is  # on a GPU
     for name, value in serve_policy.cpu_variables().items():
         monkeypatch.setenv(name, value)
     plugin.load()()
-    assert inspect.signature(condition).parameters["busy_loop_s"].default == 0
+    with zmq.Context() as context:
+        address = f"ipc://{tmp_path}/notify"
+        writer = shm_broadcast.SpinCondition(is_reader=False, context=context, notify_address=address)
+        reader = shm_broadcast.SpinCondition(is_reader=True, context=context, notify_address=address)
+        listener = context.socket(zmq.SUB)  # keeps them all, where a reader keeps the last
+        listener.setsockopt_string(zmq.SUBSCRIBE, "")
+        listener.connect(address)
+        while not listener.poll(50):  # until it is known to the writer
+            writer.notify()
+        while listener.poll(200):
+            listener.recv()
+        for _ in range(100):
+            writer.notify()
+        woken = 0
+        while woken < 100 and listener.poll(5000):
+            listener.recv()
+            woken += 1
+        assert (reader.busy_loop_s, woken) == (0, 100)
+        for one in (listener, writer.local_notify_socket, reader.local_notify_socket):
+            one.close(linger=0)
+        reader.write_cancel_socket.close(linger=0), reader.read_cancel_socket.close(linger=0)
 
 
 @pytest.mark.parametrize(
