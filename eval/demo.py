@@ -33,6 +33,7 @@ PAUSE = 0.25  # seconds between two looks of the page at a search
 MOST = 64  # candidates of one search
 EXAMPLES = 6
 UPLOAD = "20mb"
+HINT = "Ask about a picture, or click an example, then Search. Each step comes with its score: red is 0, green is 1."
 
 
 class WatchedSearch(Search):
@@ -145,7 +146,7 @@ def make_page(demo: Demo, examples: list[list[str | None]], in_flight: int) -> A
                 score = gr.Dropdown(list(AGGREGATIONS), value=plan.score, label="Score of a prefix")
                 seed = gr.Number(value=0, precision=0, label="Seed")
         with gr.Column(scale=3):
-            line = gr.HTML(elem_id="line")
+            line = gr.HTML(note(HINT), elem_id="line")
             found = gr.HTML(elem_id="candidates")
         with gr.Column(scale=3):
             tree = gr.HTML(elem_id="tree")
