@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 7 at desk scale: the desk policy, made better by rule-based reinforcement learning on problems it has not seen.
 #
-#   bash examples/desk/rl.sh --quick   CPGD, 12 rollouts of 16 prompts x 8 answers: 4 to 6 minutes on 2 CPU cores
+#   bash examples/desk/rl.sh --quick   CPGD, 12 rollouts of 16 prompts x 8 answers: 3 to 6 minutes on 2 CPU cores
 #   bash examples/desk/rl.sh           the study of docs/desk_rl.md: 87 runs, three to five hours, after quickstart.sh
 #
 # --quick: the policy is that of quickstart.sh (runs/desk/policy) if it is there, else it is made here first. The last line
